@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-lb/berth/bgp"
+	"github.com/berth-lb/berth/internal/tcpprobe"
 	"github.com/berth-lb/berth/speaker/bfdliveness"
 	"github.com/berth-lb/berth/speaker/bgpd"
 	"github.com/berth-lb/berth/speaker/dataplane"
@@ -82,13 +83,15 @@ func (s *Speaker) makeDrivers(
 	if err != nil {
 		return drivers{}, err
 	}
-	dead := deadnodes.New(deadnodes.Config{Addresses: s.sources.nodeAddresses, Ports: s.portsOfNodes()})
+	dead := deadnodes.New(deadnodes.Config{
+		Node: s.Node, Addresses: s.sources.nodeAddresses, Ports: s.portsOfNodes(),
+	})
 	steers, err := s.makeSteerer(dead)
 	if err != nil {
 		return drivers{}, err
 	}
 	return drivers{
-		steering: steers, dead: dead, asksDead: s.IPVS || s.Steering,
+		steering: steers, dead: dead, asksDead: s.IPVS || s.Steering || s.ReportSilent,
 		l2: layer2, bgp: routes, dataplane: forwards, unserved: drops, mirror: mirrored, localnet: local,
 		rivals: rival.NewFilter(
 			s.Logger.With("driver", "bgp"), routes.Look, func() map[string]bool { return established(routes) },
@@ -126,12 +129,9 @@ func (s *Speaker) makeBGP(addresses []netip.Addr, id netip.Addr) (routeAnnouncer
 	return bgpd.Within{Driver: driver}, paths, nil
 }
 
-// kubeletPort is the kubelet's TCP port, unless it is configured otherwise.
-const kubeletPort = 10250
-
 // portsOfNodes are those by which nodes are asked whether they live.
 func (s *Speaker) portsOfNodes() []uint16 {
-	ports := []uint16{kubeletPort} // one is enough, and so is a refusal
+	ports := []uint16{tcpprobe.KubeletPort} // one is enough, and so is a refusal
 	if _, text, err := net.SplitHostPort(s.Listen); err == nil {
 		if port, err := strconv.ParseUint(text, 10, 16); err == nil && port > 0 {
 			ports = append(ports, uint16(port))

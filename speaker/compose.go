@@ -49,6 +49,7 @@ const (
 	mostGateways  = 16
 	mostSubnets   = 16 // of an interface
 	mostUnheard   = 8  // nodes of a segment
+	mostSilent    = 16 // nodes, and interfaces of each
 	crowded       = l2.MaxPeers / 4 * 3
 )
 
@@ -94,6 +95,7 @@ func (r *reporter) compose(conditions []metav1.Condition, generation int64) v1al
 	for _, complaint := range bfdliveness.Complaints(r.l2.BFD()) {
 		found.add(reasonBFD, "%s", complaint)
 	}
+	r.composeSilentNodes(&status)
 	r.composeSessions(&status, &found)
 	status.Problems = found[:min(len(found), mostProblems)]
 
@@ -219,6 +221,24 @@ func (r *reporter) composeSegments(status *v1alpha1.SpeakerStatus, found *proble
 		)
 	}
 	return oneWay
+}
+
+// composeSilentNodes reports which nodes are not heard any more, if this node is asked to.
+func (r *reporter) composeSilentNodes(status *v1alpha1.SpeakerStatus) {
+	if !r.ReportSilent {
+		return
+	}
+	silences := r.dead.Silences()
+	for _, s := range silences[:min(len(silences), mostSilent)] {
+		report := v1alpha1.SilentNodeReport{
+			NodeName: s.Node, Since: new(metav1.NewTime(s.Since.Truncate(time.Second))),
+			Interfaces: s.Interfaces[:min(len(s.Interfaces), mostSilent)], Probe: v1alpha1.ProbePending,
+		}
+		if s.Probed {
+			report.Probe = v1alpha1.ProbeUnanswered
+		}
+		status.SilentNodes = append(status.SilentNodes, report)
+	}
 }
 
 // addOfSegment adds what is wrong with a segment.

@@ -61,6 +61,9 @@ type Options struct {
 	IPVS bool
 	// Steering: this node steers connections for the pools that ask for it, if its kernel can.
 	Steering bool
+	// ReportSilent: the Speaker says which nodes this node heard and does not hear any more, and
+	// whether their kernels answer, for a controller that fences dead nodes.
+	ReportSilent bool
 	// ProxyMode is the URL where kube-proxy on this node says in which mode it runs. Empty: it is not
 	// asked.
 	ProxyMode string

@@ -312,6 +312,8 @@ func (r *reporter) publish(ctx context.Context) {
 			due = true
 		case <-r.foreign.forgot:
 			due = true
+		case <-r.dead.SilencesChanged():
+			due = true
 		case <-refresh.C:
 			due = true
 		case done := <-r.flushes:

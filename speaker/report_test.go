@@ -245,6 +245,33 @@ func TestReporter_miss(t *testing.T) {
 	})
 }
 
+// Which nodes fell silent is reported where that is asked for, until they are heard.
+func TestReporter_composeSilentNodes(t *testing.T) {
+	n := idleNode(t)
+	for _, node := range []string{"n2", "n3"} {
+		n.dead.Heard(node, "eth0")
+	}
+	n.dead.Silent("n2", "eth0", false)
+	if got := n.reporter.compose(nil, 1).SilentNodes; len(got) > 0 {
+		t.Errorf("reported without being asked to: %+v", got)
+	}
+	n.reporter.ReportSilent = true
+	got := n.reporter.compose(nil, 1).SilentNodes
+	if len(got) != 1 || got[0].Since.IsZero() {
+		t.Fatalf("%+v are silent, want n2", got)
+	}
+	want := []v1alpha1.SilentNodeReport{
+		{NodeName: "n2", Since: got[0].Since, Interfaces: []string{"eth0"}, Probe: v1alpha1.ProbePending},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	n.dead.Heard("n2", "eth0")
+	if got := n.reporter.compose(nil, 1).SilentNodes; len(got) > 0 {
+		t.Errorf("%+v are silent, which are heard again", got)
+	}
+}
+
 // A node that was dead has a program again when its speaker says that it steers: not before, where
 // this node steers.
 func TestReporter_serves(t *testing.T) {

@@ -70,6 +70,8 @@ func speakerCommand() *cobra.Command {
 		BoolVar(&options.IPVS, "ipvs", false, "forward by IPVS for LoadBalancerPools with dataplane IPVS, if the kernel can; see manifests/ipvs for what it needs")
 	c.Flags().
 		BoolVar(&options.Steering, "steering", false, "steer connections for LoadBalancerPools with dataplane Steering, if the kernel can; see manifests/steering for what it needs")
+	c.Flags().
+		BoolVar(&options.ReportSilent, "report-silent-nodes", false, "say in the Speaker which nodes are not heard any more, for a controller with --fence-dead-nodes; see manifests/fence")
 	c.Flags().StringVar(
 		&options.ProxyMode,
 		"kube-proxy-mode",

@@ -193,6 +193,15 @@ type SpeakerStatus struct {
 	// steering reports how far this node can steer connections. Not set: the speaker was not asked to.
 	// +optional
 	Steering SteeringReport `json:"steering,omitzero"`
+	// silentNodes are nodes that this speaker heard before, on whatever segment, and hears on none
+	// now, without a word of farewell: of very many those that fell silent last. Only with
+	// --report-silent-nodes.
+	// +optional
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=map
+	// +listMapKey=nodeName
+	SilentNodes []SilentNodeReport `json:"silentNodes,omitempty"`
 	// signingKey is the fingerprint of the key with which the speaker signs its hellos:
 	// the first 8 hexadecimal digits of the key's SHA-256. Not set: it has none.
 	// +optional
@@ -373,6 +382,44 @@ type ConflictReport struct {
 	// +kubebuilder:validation:MaxLength=64
 	Interface string `json:"interface,omitempty"`
 }
+
+// SilentNodeReport is a node that is not heard any more. It is taken off when the node is heard
+// again, or its kernel answers.
+type SilentNodeReport struct {
+	// nodeName is the node.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	NodeName string `json:"nodeName,omitempty"`
+	// since is when it was last lost, by the clock of the speaker's node.
+	// +optional
+	Since *metav1.Time `json:"since,omitempty"`
+	// interfaces on which it was heard before, of very many the first 16. Not set: an earlier process
+	// of this speaker heard it.
+	// +optional
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=64
+	// +listType=set
+	Interfaces []string `json:"interfaces,omitempty"`
+	// probe says what became of the question to its kernel: Pending, or Unanswered if it neither took
+	// nor refused a TCP connection.
+	// +required
+	Probe SilentNodeProbe `json:"probe,omitempty"`
+}
+
+// SilentNodeProbe says what became of a question to the kernel of a node.
+//
+// +kubebuilder:validation:Enum=Pending;Unanswered
+type SilentNodeProbe string
+
+const (
+	// ProbePending: there is no answer yet, and there is time for one still.
+	ProbePending SilentNodeProbe = "Pending"
+	// ProbeUnanswered: the kernel neither took nor refused a connection.
+	ProbeUnanswered SilentNodeProbe = "Unanswered"
+)
 
 // SessionState is the state of a BGP session.
 //

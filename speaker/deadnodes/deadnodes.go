@@ -5,27 +5,19 @@ package deadnodes
 
 import (
 	"context"
-	"errors"
 	"maps"
-	"net"
 	"net/netip"
-	"strconv"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/berth-lb/berth/internal/async"
+	"github.com/berth-lb/berth/internal/tcpprobe"
 )
 
 const (
 	askEvery = time.Second // a silent node
-	// answerAtMost is how long the answers to all attempts of one question may take. The node was
-	// heard on a segment, so that its kernel answers in a millisecond, if it can.
-	answerAtMost = 200 * time.Millisecond
-	attempts     = 3
-	attemptEvery = 50 * time.Millisecond
 	// A node that answers as before for so many questions is asked ten times less often.
 	manyQuestions = 60
 	// together is within which time nodes fall silent for one reason: this node does not hear.
@@ -40,6 +32,8 @@ const (
 
 // Config of a Detector.
 type Config struct {
+	// Node is the name of this node.
+	Node string
 	// Addresses returns the addresses of a node by name; none if there is no such node.
 	Addresses func(node string) []netip.Addr
 	// Ports are TCP ports on which something listens on every node. One that refuses answers, too.
@@ -49,14 +43,18 @@ type Config struct {
 // Detector knows which nodes are dead. Its methods may be called from any goroutine; none waits for
 // the network.
 type Detector struct {
+	self    string
 	answers func(ctx context.Context, node string) bool // its kernel
 	every   time.Duration                               // between questions to a silent node
 	changed async.Signal
+	told    async.Signal
 	begun   async.Signal // there are silent nodes that are not asked yet
 
-	mu     sync.Mutex
-	heard  map[string]map[string]bool // guarded by mu; interfaces by the node that is or was heard there
-	silent map[string]*silentNode     // guarded by mu
+	mu    sync.Mutex
+	heard map[string]map[string]bool // guarded by mu; interfaces by the node that is or was heard there
+	// lost says since when a node is not heard on an interface any more. Guarded by mu.
+	lost   map[string]map[string]time.Time
+	silent map[string]*silentNode // guarded by mu
 	// missing says since when See is not told of a node on an interface that counts as heard.
 	missing map[[2]string]time.Time // guarded by mu
 	// booted has the nodes that were dead, until their speakers are ready: since when their kernels
@@ -72,25 +70,36 @@ type silentNode struct {
 	suspect bool         // nothing is known that speaks against its death
 	dead    bool         // its kernel does not answer
 	answers bool         // its kernel did, the last time
+	probed  bool         // its kernel was asked at least once
 	since   time.Time
+	on      []string // interfaces on which it was heard before, ascending
 }
 
 // New returns a Detector that has heard nobody.
 func New(c Config) *Detector {
-	return newDetector(func(ctx context.Context, node string) bool {
-		return reachable(ctx, c.Addresses(node), c.Ports)
+	d := newDetector(func(ctx context.Context, node string) bool {
+		return tcpprobe.Answers(ctx, c.Addresses(node), c.Ports)
 	})
+	d.self = c.Node
+	return d
 }
 
 func newDetector(answers func(context.Context, string) bool) *Detector {
 	return &Detector{
-		answers: answers, every: askEvery, changed: async.NewSignal(), begun: async.NewSignal(),
-		heard: map[string]map[string]bool{}, silent: map[string]*silentNode{}, booted: map[string]time.Time{},
+		answers: answers, every: askEvery, changed: async.NewSignal(), told: async.NewSignal(), begun: async.NewSignal(),
+		heard: map[string]map[string]bool{}, lost: map[string]map[string]time.Time{},
+		silent: map[string]*silentNode{}, booted: map[string]time.Time{},
 	}
 }
 
 // Changed has a value when Dead, Suspects, Lost or Alone returns something else.
 func (d *Detector) Changed() <-chan struct{} { return d.changed }
+
+// notify tells that something changed.
+func (d *Detector) notify() {
+	d.changed.Notify()
+	d.told.Notify()
+}
 
 // Dead returns the nodes that are silent, and whose kernel does not answer.
 func (d *Detector) Dead() map[string]bool {
@@ -202,6 +211,7 @@ func (d *Detector) hear(node, on string) {
 		d.heard[node] = map[string]bool{}
 	}
 	d.heard[node][on] = true
+	delete(d.lost[node], on)
 	s := d.silent[node]
 	if s != nil {
 		delete(d.silent, node)
@@ -212,10 +222,10 @@ func (d *Detector) hear(node, on string) {
 	}
 	if wasAlone && s != nil {
 		d.joined = time.Now()
-		time.AfterFunc(rejoins, d.changed.Notify)
+		time.AfterFunc(rejoins, d.notify)
 	}
 	if s != nil || wasAlone {
-		d.changed.Notify()
+		d.notify()
 	}
 }
 
@@ -253,7 +263,11 @@ func (d *Detector) See(alive map[string]map[string]bool, ready map[string]bool) 
 				since = now
 			}
 			missing[[2]string{node, on}] = since
-			return now.Sub(since) >= staleAtMost
+			if now.Sub(since) < staleAtMost {
+				return false
+			}
+			d.lose(node, on)
+			return true
 		})
 		if before > 0 && len(interfaces) == 0 {
 			d.ask(node, false)
@@ -269,7 +283,13 @@ func (d *Detector) Miss(alive map[string]map[string]bool) {
 	defer d.mu.Unlock()
 	for node, interfaces := range d.heard {
 		before := len(interfaces)
-		maps.DeleteFunc(interfaces, func(on string, _ bool) bool { return !alive[node][on] })
+		maps.DeleteFunc(interfaces, func(on string, _ bool) bool {
+			if alive[node][on] {
+				return false
+			}
+			d.lose(node, on)
+			return true
+		})
 		if before > 0 && len(interfaces) == 0 {
 			d.ask(node, false)
 		}
@@ -285,7 +305,7 @@ func (d *Detector) boots(node string) {
 		defer d.mu.Unlock()
 		if d.booted[node] == since {
 			delete(d.booted, node)
-			d.changed.Notify()
+			d.notify()
 		}
 	})
 }
@@ -302,7 +322,7 @@ func (d *Detector) Ready(node string) {
 func (d *Detector) ready(node string) {
 	if _, ok := d.booted[node]; ok {
 		delete(d.booted, node)
-		d.changed.Notify()
+		d.notify()
 	}
 }
 
@@ -315,7 +335,10 @@ func (d *Detector) Silent(node, on string, farewell bool) {
 	if !known {
 		return
 	}
-	delete(interfaces, on)
+	if interfaces[on] {
+		delete(interfaces, on)
+		d.lose(node, on)
+	}
 	if len(interfaces) == 0 {
 		d.ask(node, !farewell)
 	}
@@ -329,7 +352,7 @@ func (d *Detector) Suspect(node string) {
 	if len(d.heard[node]) == 0 {
 		d.ask(node, true)
 	} else {
-		d.changed.Notify() // who asks goes by that
+		d.notify() // who asks goes by that
 	}
 }
 
@@ -337,13 +360,13 @@ func (d *Detector) Suspect(node string) {
 func (d *Detector) ask(node string, suspect bool) {
 	s := d.silent[node]
 	if s == nil {
-		s = &silentNode{look: async.NewSignal(), since: time.Now()}
+		s = &silentNode{look: async.NewSignal(), since: time.Now(), on: d.lostLately(node)}
 		d.silent[node] = s
 		d.begun.Notify()
 	}
 	s.suspect = suspect
 	s.look.Notify()
-	d.changed.Notify()
+	d.notify()
 }
 
 // Keep forgets all nodes but those for which has is true.
@@ -351,12 +374,13 @@ func (d *Detector) Keep(has func(node string) bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	maps.DeleteFunc(d.heard, func(node string, _ map[string]bool) bool { return !has(node) })
+	maps.DeleteFunc(d.lost, func(node string, _ map[string]time.Time) bool { return !has(node) })
 	maps.DeleteFunc(d.booted, func(node string, _ time.Time) bool { return !has(node) })
 	for node, s := range d.silent {
 		if !has(node) {
 			delete(d.silent, node)
 			s.look.Notify()
-			d.changed.Notify()
+			d.notify()
 		}
 	}
 }
@@ -429,57 +453,17 @@ func (d *Detector) note(node string, s *silentNode, dead bool) bool {
 	case booted && since.IsZero():
 		d.boots(node)
 	}
+	if !s.probed {
+		s.probed = true
+		d.told.Notify()
+	}
 	wasAlone := d.alone()
 	if s.answers = !dead; d.alone() != wasAlone {
-		d.changed.Notify()
+		d.notify()
 	}
 	if s.dead != dead || s.suspect && !dead {
 		s.dead, s.suspect = dead, false
-		d.changed.Notify()
+		d.notify()
 	}
 	return true
-}
-
-// reachable reports whether the kernel at one of the addresses answers on one of the ports: whether
-// it accepts a connection or refuses it. One lost packet is not no answer: it asks again soon.
-func reachable(ctx context.Context, addresses []netip.Addr, ports []uint16) bool {
-	return anyAnswers(ctx, addresses, ports, func(ctx context.Context, to string) error {
-		var dialer net.Dialer
-		conn, err := dialer.DialContext(ctx, "tcp", to)
-		if err == nil {
-			_ = conn.Close()
-		}
-		return err
-	})
-}
-
-func anyAnswers(
-	ctx context.Context, addresses []netip.Addr, ports []uint16, dial func(ctx context.Context, to string) error,
-) bool {
-	ctx, cancel := context.WithTimeout(ctx, answerAtMost)
-	var dials sync.WaitGroup
-	defer dials.Wait()
-	defer cancel()
-	answers := make(chan bool, attempts*len(addresses)*len(ports))
-	for _, address := range addresses {
-		for _, port := range ports {
-			to := net.JoinHostPort(address.String(), strconv.Itoa(int(port)))
-			for i := range attempts {
-				dials.Go(func() {
-					if async.Sleep(ctx, time.Duration(i)*attemptEvery) != nil {
-						answers <- false
-						return
-					}
-					err := dial(ctx, to)
-					answers <- err == nil || errors.Is(err, syscall.ECONNREFUSED)
-				})
-			}
-		}
-	}
-	for range cap(answers) {
-		if <-answers {
-			return true
-		}
-	}
-	return false
 }
