@@ -25,6 +25,7 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/controller/allocation"
 	"github.com/berth-lb/berth/controller/announcement"
+	"github.com/berth-lb/berth/controller/fence"
 	"github.com/berth-lb/berth/controller/service"
 )
 
@@ -56,6 +57,8 @@ type Options struct {
 	// Honored are the load balancers whose annotations on Services count beside Berth's own, while a
 	// cluster changes over.
 	Honored dialect.Honored
+	// Fence has the pods of dead nodes taken out of Services; FenceDryRun has it only said.
+	Fence, FenceDryRun bool
 	// MetricsPerService adds metrics with one series for each Service.
 	MetricsPerService bool
 	// Workers is how many goroutines reconcile Services, at least 1. Default: 4.
@@ -70,6 +73,7 @@ type Controller struct {
 	tasks     workqueue.TypedRateLimitingInterface[task]
 	reserving workqueue.TypedRateLimitingInterface[string] // AddressReservations
 	metrics   *metrics
+	fencer    *fence.Fencer // nil: nobody fences dead nodes
 
 	led        atomic.Bool
 	leads      time.Time // since when; set before the work begins

@@ -25,6 +25,9 @@ func (c *Controller) Watch(ctx context.Context) error {
 	for _, i := range c.informers.own() {
 		group.Go(func() error { i.RunWithContext(ctx); return nil })
 	}
+	if c.fencer != nil {
+		group.Go(func() error { return c.fencer.Watch(ctx) })
+	}
 	<-ctx.Done()
 	c.informers.factory.Shutdown()
 	c.informers.ownFactory.Shutdown()
@@ -90,6 +93,9 @@ func (c *Controller) lead(
 	for i := range c.Workers {
 		name := fmt.Sprintf("services %d", i)
 		group.Go(func() error { work(ctx, name, c.services, reconcile, retried[string](c, "service")); return nil })
+	}
+	if c.fencer != nil {
+		group.Go(func() error { return c.fencer.Lead(ctx) })
 	}
 	for _, run := range beside {
 		group.Go(func() error { return run(ctx) })

@@ -24,6 +24,7 @@ import (
 	"github.com/berth-lb/berth/controller/allocation"
 	"github.com/berth-lb/berth/controller/announcement"
 	"github.com/berth-lb/berth/controller/fair"
+	"github.com/berth-lb/berth/controller/fence"
 )
 
 // New returns a controller that does nothing yet.
@@ -86,6 +87,15 @@ func New(o Options) (*Controller, error) {
 	}
 	c.metrics.newcomers.classes = func(svc *corev1.Service) bool { return c.classes().Selects(svc) }
 	c.writes.Lost = c.metrics.overwritten.Inc
+	if o.Fence {
+		c.fencer, err = fence.New(fence.Config{
+			Kubernetes: o.Kubernetes, Nodes: c.informers.node, Speakers: c.informers.speaker, Services: c.informers.service,
+			Serves: c.classes().Selects, Events: o.Events, Logger: o.Logger, Metrics: o.Metrics, DryRun: o.FenceDryRun,
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
 	return c, c.watch()
 }
 

@@ -65,6 +65,9 @@ func controllerCommand() *cobra.Command {
 			if options.Honored, err = dialect.Parse(honored); err != nil {
 				return fmt.Errorf("--honor-annotations: %w", err)
 			}
+			if options.FenceDryRun && !options.Fence {
+				return errNothingToFence
+			}
 			if options.Rest < heart.YieldsAfter {
 				flags.logger().Warn("a freed address may be answered for by a node that has lost the API server when another Service has it by now",
 					"--rest", options.Rest, "least", heart.YieldsAfter)
@@ -92,6 +95,8 @@ func controllerCommand() *cobra.Command {
 			strings.Join(dialect.Names(), ", "),
 	)
 	c.Flags().BoolVar(&provider, "cloud-provider", false, "run Kubernetes' service controller with Berth as its cloud provider, instead of Berth's own reconciler; serves only Services without spec.loadBalancerClass")
+	c.Flags().BoolVar(&options.Fence, "fence-dead-nodes", false, "call the pods of dead nodes not ready as soon as two speakers, the controller and the node's Lease agree; see manifests/fence for what it needs")
+	c.Flags().BoolVar(&options.FenceDryRun, "fence-dry-run", false, "with --fence-dead-nodes: only say what would be done")
 	c.Flags().IntVar(&options.Workers, "workers", 4, "how many Services are processed at the same time")
 	c.Flags().StringVar(&identity, "identity", envOr("POD_NAME", hostname()), "name in the leader election (environment POD_NAME)")
 	return c
@@ -165,6 +170,8 @@ func runController(ctx context.Context, flags common, options controller.Options
 	})
 	return group.Wait()
 }
+
+var errNothingToFence = errors.New("--fence-dry-run: it says what --fence-dead-nodes would do; set that, too")
 
 // errRewound ends a controller that remembers what the API server has forgotten.
 var errRewound = errors.New("the storage of the API server was restored to an older state; ending, so that a restart reads all of it")

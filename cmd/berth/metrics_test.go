@@ -15,13 +15,17 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/bgp/bfd"
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/controller"
+	deadfence "github.com/berth-lb/berth/controller/fence"
 	"github.com/berth-lb/berth/internal/version"
 	"github.com/berth-lb/berth/l2"
 	"github.com/berth-lb/berth/speaker/bgpd"
@@ -58,6 +62,13 @@ var registrations = map[string]func(*testing.T, prometheus.Registerer) error{
 			Logger:     slog.New(slog.DiscardHandler),
 			Metrics:    r,
 			Namespace:  "berth-system",
+		})
+		return err
+	},
+	"controller/fence": func(_ *testing.T, r prometheus.Registerer) error {
+		informer := func() cache.SharedIndexInformer { return cache.NewSharedIndexInformer(nil, &corev1.Node{}, 0, nil) }
+		_, err := deadfence.New(deadfence.Config{
+			Kubernetes: fake.NewClientset(), Nodes: informer(), Speakers: informer(), Services: informer(), Metrics: r,
 		})
 		return err
 	},

@@ -37,6 +37,7 @@ func TestChartEqualsManifests(t *testing.T) {
 			{name: "network policy", values: "networkPolicy: {enabled: true}", components: []string{"network-policy"}},
 			{name: "restricted", values: "controller: {namespace: berth-controller}", components: []string{"restricted"}},
 			{name: "cloud provider", values: "cloudProvider: {enabled: true}", components: []string{"cloud-provider"}},
+			{name: "fence", values: "fence: {enabled: true}", components: []string{"fence"}},
 			{
 				name: "all",
 				values: `
@@ -45,11 +46,12 @@ steering: {enabled: true}
 bgp: {listen: ":179"}
 metricsAuth: {enabled: true}
 cloudProvider: {enabled: true}
+fence: {enabled: true}
 networkPolicy: {enabled: true}
 controller: {namespace: berth-controller}
 `,
 				components: []string{
-					"ipvs", "steering", "bgp-passive", "metrics-auth", "cloud-provider", "network-policy", "restricted",
+					"ipvs", "steering", "bgp-passive", "metrics-auth", "cloud-provider", "network-policy", "fence", "restricted",
 				},
 			},
 		} {

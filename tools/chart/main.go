@@ -3,7 +3,7 @@
 //	crds/                  manifests/crds
 //	templates/rbac.yaml    of manifests/berth.yaml, what has no options; likewise admission.yaml and
 //	                       others.yaml
-//	templates/metrics-auth.yaml, cloud-provider.yaml
+//	templates/metrics-auth.yaml, cloud-provider.yaml, fence.yaml
 //	                       the rights of these components of the manifests, each with a switch
 //	templates/monitoring-* manifests/monitoring, each with a switch
 //	dashboards/            manifests/monitoring/dashboards
@@ -115,7 +115,7 @@ func (r repository) objects() error {
 
 // components are those of the manifests that bring rights, and the options that switch them on. The
 // templates that are written by hand have the rest of them.
-var components = map[string]string{"metrics-auth": "metricsAuth", "cloud-provider": "cloudProvider"}
+var components = map[string]string{"metrics-auth": "metricsAuth", "cloud-provider": "cloudProvider", "fence": "fence"}
 
 func (r repository) components() error {
 	for component, option := range components {
