@@ -21,6 +21,15 @@ type auditedRequest struct {
 	Code                                                int32 // of the answer, 0 while there is none
 }
 
+// right returns the right that the request needs.
+func (r auditedRequest) right() Right {
+	resource := r.Resource
+	if r.Subresource != "" {
+		resource += "/" + r.Subresource
+	}
+	return Right{r.Account, r.Group, resource, r.Verb}
+}
+
 // audited calls do with each request of Berth's since the lab came up.
 func (s *Stage) audited(do func(auditedRequest)) error {
 	file, err := os.Open(s.AuditLog())

@@ -75,6 +75,18 @@ func Rights(files ...string) (map[Right]bool, error) {
 	return rights, nil
 }
 
+// Used returns the rights that one of Berth's ServiceAccounts has used since the lab came up, and
+// how often.
+func (s *Stage) Used(account string) (map[Right]int, error) {
+	used := map[Right]int{}
+	err := s.audited(func(r auditedRequest) {
+		if r.Account == account {
+			used[r.right()]++
+		}
+	})
+	return used, err
+}
+
 // Unused returns the rights that no request since the lab came up has needed.
 func (s *Stage) Unused(rights map[Right]bool) ([]Right, error) {
 	unused := []Right{}
@@ -83,13 +95,11 @@ func (s *Stage) Unused(rights map[Right]bool) ([]Right, error) {
 		if r.Code == http.StatusForbidden {
 			return
 		}
-		resource := r.Resource
-		if r.Subresource != "" {
-			resource += "/" + r.Subresource
-		}
-		used[Right{r.Account, r.Group, resource, r.Verb}] = true
+		right := r.right()
+		used[right] = true
 		if r.Verb == "patch" && r.Code == http.StatusCreated {
-			used[Right{r.Account, r.Group, resource, "create"}] = true // server-side apply needs both
+			right.Verb = "create" // server-side apply needs both
+			used[right] = true
 		}
 	})
 	if err != nil {
