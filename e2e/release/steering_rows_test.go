@@ -220,7 +220,7 @@ func report(row string, broke breakage, saw arrivals) {
 func (r *steeringRack) whole(t *testing.T) {
 	t.Helper()
 	eventually(t, r.AwaitBerth)
-	r.owned(t, r.Nodes()...)
+	r.owned(t, []front{r.segment, r.control, r.cluster}, r.Nodes()...)
 	must(t, func(ctx context.Context) error {
 		return r.AwaitRoutes(ctx, patience, r.routed.address, r.Nodes()...)
 	})

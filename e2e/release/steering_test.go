@@ -163,10 +163,10 @@ func (r *steeringRack) expose(t *testing.T, pool string) netip.Addr {
 	return stage.Addresses(svc)[0]
 }
 
-// owned waits until one of the nodes, and no other one, answers for each address on the segment.
-func (r *steeringRack) owned(t *testing.T, nodes ...string) {
+// owned waits until one of the nodes, and no other one, answers for the address of each front.
+func (r *steeringRack) owned(t *testing.T, fronts []front, nodes ...string) {
 	t.Helper()
-	for _, f := range []front{r.segment, r.control, r.cluster} {
+	for _, f := range fronts {
 		eventually(t, func(ctx context.Context) error {
 			at, err := r.AwaitOwner(ctx, patience, f.address)
 			if err == nil && !slices.Contains(nodes, at) {
@@ -242,5 +242,6 @@ func (r *steeringRack) isTurnedOff(t *testing.T) {
 			return err
 		})
 	}
-	r.owned(t, "n2", "n3")
+	r.owned(t, []front{r.segment, r.control}, "n2", "n3")
+	r.owned(t, []front{r.cluster}, r.Nodes()...)
 }
