@@ -100,6 +100,36 @@ func TestKeep_chain(t *testing.T) {
 	})
 }
 
+// It gets there, too, if one node thinks one other dead, wrongly, and moved or not.
+func TestKeep_chainFalseAlarm(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(2, decide.Ranks).Draw(t, "members")
+		slot := decide.NoSlot.WithMoved(true)
+		for i := range n {
+			slot = slot.With(i, uint16(i+1), false)
+		}
+		node := func(what string) uint16 { return uint16(rapid.IntRange(1, n).Draw(t, what)) }
+		has, self := node("with the connection"), node("that it comes to")
+		wrong, about := node("that is wrong"), node("that it suspects")
+		bounces := rapid.Bool().Draw(t, "UDP")
+		ttl, way := uint8(freshTTL), []uint16{self}
+		for {
+			v := decide.View{Slot: slot, Self: self, TTL: ttl, Local: true, Chance: true, Bounces: bounces}
+			for i := range n {
+				v.Alive[i] = self != wrong || uint16(i+1) != about
+			}
+			verdict := v.Decide(self == has)
+			if verdict.Action != decide.Steer {
+				break
+			}
+			self, ttl, way = verdict.Node, verdict.TTL, append(way, verdict.Node)
+		}
+		if self != has {
+			t.Fatalf("the connection is on %d, and its packet went %v; %d suspects %d", has, way, wrong, about)
+		}
+	})
+}
+
 // What is not remembered is as in the table, and the ranks that decide stay.
 func TestInOrder(t *testing.T) {
 	members := table.Normalize([]table.Member{

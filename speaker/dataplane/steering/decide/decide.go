@@ -104,6 +104,10 @@ type order struct {
 	first  uint16 // gets what is new
 	second uint16 // whom the first asks
 	next   uint16 // whom this node asks
+	// passed is how many others that are up, for this node, rank before it, and before is the first of
+	// them.
+	passed int
+	before uint16
 	moved  bool
 	// returned: the first was thought dead lately, which it need not know itself.
 	returned bool
@@ -115,7 +119,7 @@ func (v View) up(rank int) bool {
 }
 
 func (v View) order() order {
-	o := order{first: Nobody, second: Nobody, next: Nobody, moved: v.Slot.Moved()}
+	o := order{first: Nobody, second: Nobody, next: Nobody, before: Nobody, moved: v.Slot.Moved()}
 	fallback := uint16(Nobody)
 	for i := range Ranks {
 		n, drains := v.Slot.At(i)
@@ -134,45 +138,49 @@ func (v View) order() order {
 		o.first = fallback
 	}
 	o.moved = o.moved || o.returned || o.first != fallback
-	o.second, o.next = v.others(o.first)
+	v.others(&o)
 	return o
 }
 
-// others returns whom the first and whom this node ask about a connection that they do not know:
+// others finds whom the first and whom this node ask about a connection that they do not know:
 // first those that are up, in order of rank, and then one that is suspected. What may be new (UDP)
 // would end there, so it is not sent to who is dead. A node that is not ranked asks like the first.
-func (v View) others(first uint16) (second, next uint16) {
-	second, next = Nobody, Nobody
+func (v View) others(o *order) {
 	suspect, past := uint16(Nobody), false
 	for i := range Ranks {
 		n, _ := v.Slot.At(i)
 		switch {
 		case n == v.Self:
 			past = true
-		case n == Nobody || n == first:
+		case n == Nobody || n == o.first:
 		case !v.up(i):
 			if suspect == Nobody && !(v.Bounces && v.Dead[i]) {
 				suspect = n
 			}
 		default:
-			if second == Nobody {
-				second = n
+			if o.second == Nobody {
+				o.second = n
 			}
-			if past && next == Nobody {
-				next = n
+			if past && o.next == Nobody {
+				o.next = n
+			}
+			if !past {
+				o.passed++
 			}
 		}
 	}
-	if second == Nobody {
-		second = suspect
+	if o.before = o.second; o.passed == 0 || !past {
+		o.before, o.passed = Nobody, 0
+	}
+	if o.second == Nobody {
+		o.second = suspect
 	}
 	switch {
 	case !past:
-		next = second
-	case next == Nobody:
-		next = suspect
+		o.next = o.second
+	case o.next == Nobody:
+		o.next = suspect
 	}
-	return second, next
 }
 
 // AsksConntrack reports whether the verdict depends on whether this node knows the connection.
@@ -214,10 +222,23 @@ func (v View) Decide(known bool) Verdict {
 }
 
 // lowestThird is the TTL at which a packet goes to no further node that may know its connection.
-const lowestThird = 9
+const (
+	lowestThird  = 9
+	highestThird = 12
+)
+
+// asked is how many nodes the first asked before this one, if all think the same ones dead.
+func (v View) asked(c class) int {
+	if c == second {
+		return 0
+	}
+	return 1 + int(highestThird-v.TTL)
+}
 
 // ask returns the verdict on a packet in the middle of a connection that this node does not know.
-// The first asks a node, that one the next, and so on: by falling TTLs of one class.
+// The first asks a node, that one the next, and so on: by falling TTLs of one class. Who gets it
+// before others that rank before him has it go back to them: somebody thinks them dead, and may be
+// wrong.
 func (v View) ask(o order, c class) Verdict {
 	mine := o.first == v.Self
 	switch {
@@ -225,6 +246,10 @@ func (v View) ask(o order, c class) Verdict {
 		return to(o.second, second, Second)
 	case !mine && c < second:
 		return to(o.first, c+1, Corrected)
+	case c == second && o.passed > v.asked(c):
+		return to(o.before, third, Second)
+	case c == third && v.TTL > lowestThird && o.passed > v.asked(c):
+		return Verdict{Steer, Second, o.before, v.TTL - 1}
 	case c == second && o.next != Nobody:
 		return to(o.next, third, Second)
 	case c == third && o.next != Nobody && v.TTL > lowestThird:

@@ -66,6 +66,8 @@ struct order {
 	__u16 first;  /* gets what is new */
 	__u16 second; /* whom the first asks */
 	__u16 next;   /* whom this node asks */
+	__u16 before; /* the first of the others that are up, for this node, and rank before it */
+	__u8 passed;  /* how many those are */
 	__u8 moved;
 	__u8 returned; /* the first was thought dead lately, which it need not know itself */
 };
@@ -91,8 +93,8 @@ static __always_inline void rank(const struct view *v, struct order *o)
 	__u16 suspect = NOBODY, fallback = NOBODY;
 	__u8 past = 0;
 
-	o->first = o->second = o->next = NOBODY;
-	o->returned = 0;
+	o->first = o->second = o->next = o->before = NOBODY;
+	o->returned = o->passed = 0;
 #pragma unroll
 	for (int i = 0; i < RANKS; i++) {
 		__u16 e = v->slot >> 16 * i, n = e & NODE;
@@ -126,7 +128,13 @@ static __always_inline void rank(const struct view *v, struct order *o)
 			o->second = n;
 		if (past && o->next == NOBODY)
 			o->next = n;
+		if (!past)
+			o->passed++;
 	}
+	if (!past)
+		o->passed = 0;
+	else if (o->passed)
+		o->before = o->second;
 	if (o->second == NOBODY)
 		o->second = suspect;
 	if (!past) /* not ranked: it asks like the first */
@@ -195,7 +203,15 @@ static __always_inline void end(const struct view *v, const struct order *o, int
 /* The first asks a node that may know the connection, that one the next, and so on: by falling TTLs
  * of one class, down to this one.
  */
-enum { LOWEST_THIRD = 9 };
+enum { LOWEST_THIRD = 9, HIGHEST_THIRD = 12 };
+
+/* skipped reports whether the packet passed by others that rank before this node: somebody thinks
+ * them dead, and may be wrong. They get it, too.
+ */
+static __always_inline int skipped(const struct view *v, const struct order *o, __u8 c)
+{
+	return o->passed > (c == SECOND ? 0 : 1 + HIGHEST_THIRD - v->ttl);
+}
 
 static __always_inline void decide(const struct view *v, const struct order *o, int known, struct verdict *r)
 {
@@ -223,6 +239,13 @@ static __always_inline void decide(const struct view *v, const struct order *o, 
 		return to(r, o->second, SECOND, REASON_SECOND);
 	if (!mine && c < SECOND)
 		return to(r, o->first, c + 1, REASON_CORRECTED);
+	if (c == SECOND && skipped(v, o, c))
+		return to(r, o->before, THIRD, REASON_SECOND);
+	if (c == THIRD && v->ttl > LOWEST_THIRD && skipped(v, o, c)) {
+		to(r, o->before, THIRD, REASON_SECOND);
+		r->ttl = v->ttl - 1;
+		return;
+	}
 	if (c == SECOND && o->next != NOBODY)
 		return to(r, o->next, THIRD, REASON_SECOND);
 	if (c == THIRD && o->next != NOBODY && v->ttl > LOWEST_THIRD) {
