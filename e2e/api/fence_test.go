@@ -264,7 +264,7 @@ func TestFencePolicy(t *testing.T) {
 			),
 		)
 		if !apierrors.IsInvalid(err) && !apierrors.IsForbidden(err) {
-			return fmt.Errorf("the policy does not hold yet: %v", err)
+			return fmt.Errorf("the policy does not hold yet: %w", err)
 		}
 		return nil
 	}))
@@ -397,7 +397,7 @@ func TestFencePolicy(t *testing.T) {
 		t.Helper()
 		must(t, stage.Eventually(t.Context(), patience, func(context.Context) error {
 			if err := do(); err == nil || !strings.Contains(err.Error(), policy) {
-				return fmt.Errorf("%s: %v, want a refusal of the policy", name, err)
+				return fmt.Errorf("%s: %w, want a refusal of the policy", name, err)
 			}
 			return nil
 		}))

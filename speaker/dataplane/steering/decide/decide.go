@@ -104,9 +104,8 @@ type order struct {
 	first  uint16 // gets what is new
 	second uint16 // whom the first asks
 	next   uint16 // whom this node asks
-	// passed is how many others that are up, for this node, rank before it, and before is the first of
-	// them.
-	passed int
+	// before is the one of the others that are up, for this node, and rank before it, which should have
+	// been asked in its place; Nobody: there is none.
 	before uint16
 	moved  bool
 	// returned: the first was thought dead lately, which it need not know itself.
@@ -147,6 +146,7 @@ func (v View) order() order {
 // would end there, so it is not sent to who is dead. A node that is not ranked asks like the first.
 func (v View) others(o *order) {
 	suspect, past := uint16(Nobody), false
+	passed, asked := 0, v.asked()
 	for i := range Ranks {
 		n, _ := v.Slot.At(i)
 		switch {
@@ -165,12 +165,15 @@ func (v View) others(o *order) {
 				o.next = n
 			}
 			if !past {
-				o.passed++
+				if passed == asked {
+					o.before = n
+				}
+				passed++
 			}
 		}
 	}
-	if o.before = o.second; o.passed == 0 || !past {
-		o.before, o.passed = Nobody, 0
+	if !past {
+		o.before = Nobody
 	}
 	if o.second == Nobody {
 		o.second = suspect
@@ -227,18 +230,18 @@ const (
 	highestThird = 12
 )
 
-// asked is how many nodes the first asked before this one, if all think the same ones dead.
-func (v View) asked(c class) int {
-	if c == second {
-		return 0
+// asked is how many nodes were asked before this one, if all think the same ones dead.
+func (v View) asked() int {
+	if classOf(v.TTL) == third {
+		return 1 + int(highestThird-v.TTL)
 	}
-	return 1 + int(highestThird-v.TTL)
+	return 0
 }
 
 // ask returns the verdict on a packet in the middle of a connection that this node does not know.
 // The first asks a node, that one the next, and so on: by falling TTLs of one class. Who gets it
-// before others that rank before him has it go back to them: somebody thinks them dead, and may be
-// wrong.
+// before another one that ranks before him has it go back there: somebody thinks that one dead, and
+// may be wrong.
 func (v View) ask(o order, c class) Verdict {
 	mine := o.first == v.Self
 	switch {
@@ -246,9 +249,9 @@ func (v View) ask(o order, c class) Verdict {
 		return to(o.second, second, Second)
 	case !mine && c < second:
 		return to(o.first, c+1, Corrected)
-	case c == second && o.passed > v.asked(c):
+	case c == second && o.before != Nobody:
 		return to(o.before, third, Second)
-	case c == third && v.TTL > lowestThird && o.passed > v.asked(c):
+	case c == third && v.TTL > lowestThird && o.before != Nobody:
 		return Verdict{Steer, Second, o.before, v.TTL - 1}
 	case c == second && o.next != Nobody:
 		return to(o.next, third, Second)

@@ -66,8 +66,7 @@ struct order {
 	__u16 first;  /* gets what is new */
 	__u16 second; /* whom the first asks */
 	__u16 next;   /* whom this node asks */
-	__u16 before; /* the first of the others that are up, for this node, and rank before it */
-	__u8 passed;  /* how many those are */
+	__u16 before; /* of the others that rank before this node the one to be asked in its place */
 	__u8 moved;
 	__u8 returned; /* the first was thought dead lately, which it need not know itself */
 };
@@ -84,6 +83,14 @@ static __always_inline __u8 class_of(__u8 ttl)
 	return ttl > 24 ? FRESH : ttl <= 8 ? LAST : 7 - ((ttl + 3) >> 2);
 }
 
+enum { HIGHEST_THIRD = 12 };
+
+/* How many nodes were asked before this one, if all think the same ones dead. */
+static __always_inline __u8 asked_before(__u8 ttl)
+{
+	return class_of(ttl) == THIRD ? 1 + HIGHEST_THIRD - ttl : 0;
+}
+
 /* The first that does not drain and is not suspected gets what is new. What it does not know it asks
  * the others about, in order of rank: those that drain too, which may rank before it, and one that
  * is suspected last. What may be new (UDP) would end there, so it is not sent to who is dead.
@@ -91,10 +98,10 @@ static __always_inline __u8 class_of(__u8 ttl)
 static __always_inline void rank(const struct view *v, struct order *o)
 {
 	__u16 suspect = NOBODY, fallback = NOBODY;
-	__u8 past = 0;
+	__u8 past = 0, passed = 0, asked = asked_before(v->ttl);
 
 	o->first = o->second = o->next = o->before = NOBODY;
-	o->returned = o->passed = 0;
+	o->returned = 0;
 #pragma unroll
 	for (int i = 0; i < RANKS; i++) {
 		__u16 e = v->slot >> 16 * i, n = e & NODE;
@@ -128,13 +135,11 @@ static __always_inline void rank(const struct view *v, struct order *o)
 			o->second = n;
 		if (past && o->next == NOBODY)
 			o->next = n;
-		if (!past)
-			o->passed++;
+		if (!past && passed++ == asked)
+			o->before = n;
 	}
 	if (!past)
-		o->passed = 0;
-	else if (o->passed)
-		o->before = o->second;
+		o->before = NOBODY;
 	if (o->second == NOBODY)
 		o->second = suspect;
 	if (!past) /* not ranked: it asks like the first */
@@ -203,15 +208,7 @@ static __always_inline void end(const struct view *v, const struct order *o, int
 /* The first asks a node that may know the connection, that one the next, and so on: by falling TTLs
  * of one class, down to this one.
  */
-enum { LOWEST_THIRD = 9, HIGHEST_THIRD = 12 };
-
-/* skipped reports whether the packet passed by others that rank before this node: somebody thinks
- * them dead, and may be wrong. They get it, too.
- */
-static __always_inline int skipped(const struct view *v, const struct order *o, __u8 c)
-{
-	return o->passed > (c == SECOND ? 0 : 1 + HIGHEST_THIRD - v->ttl);
-}
+enum { LOWEST_THIRD = 9 };
 
 static __always_inline void decide(const struct view *v, const struct order *o, int known, struct verdict *r)
 {
@@ -239,9 +236,12 @@ static __always_inline void decide(const struct view *v, const struct order *o, 
 		return to(r, o->second, SECOND, REASON_SECOND);
 	if (!mine && c < SECOND)
 		return to(r, o->first, c + 1, REASON_CORRECTED);
-	if (c == SECOND && skipped(v, o, c))
+	/* The packet passed by another one that ranks before this node: somebody thinks that one dead, and
+	 * may be wrong.
+	 */
+	if (c == SECOND && o->before != NOBODY)
 		return to(r, o->before, THIRD, REASON_SECOND);
-	if (c == THIRD && v->ttl > LOWEST_THIRD && skipped(v, o, c)) {
+	if (c == THIRD && v->ttl > LOWEST_THIRD && o->before != NOBODY) {
 		to(r, o->before, THIRD, REASON_SECOND);
 		r->ttl = v->ttl - 1;
 		return;
