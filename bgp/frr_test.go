@@ -70,8 +70,12 @@ func newFRR(t *testing.T, config string) *frr {
 	must(t, os.WriteFile(filepath.Join(dir, "vtysh.conf"), []byte("username root nopassword\n"), 0o644))
 
 	f.zebra = f.daemon(t, "zebra", &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET})
-	f.cable(t)
 	f.await(t, "zebra to answer", func() bool { return f.vtysh("zebra", "show version") != "" })
+	f.cable(t) // only now: of a link that comes while it begins, zebra may miss an address
+	f.await(t, "zebra to know its addresses", func() bool {
+		link := f.vtysh("zebra", "show interface bgpt-tor")
+		return strings.Contains(link, "10.0.0.1/24") && strings.Contains(link, "2001:db8::1/64")
+	})
 	f.bgpd = f.daemon(t, "bgpd", nil)
 	f.await(t, "bgpd to answer", func() bool { return f.vtysh("bgpd", "show bgp summary json") != "" })
 	return f
