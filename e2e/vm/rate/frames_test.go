@@ -66,7 +66,12 @@ func newGenerator(b *testing.B, places []place) *generator {
 	cluster.Run(b, cluster.Host, "ip", "link", "add", "generator", "type", "veth", "peer", "name", "unplugged")
 	cluster.Run(b, cluster.Host, "ip", "link", "set", "unplugged", "up")
 	// Who is where on the segment must not be forgotten.
-	cluster.Run(b, cluster.Host, "ip", "link", "set", "rack", "type", "bridge", "ageing_time", "1000000") //nolint:misspell // so it is called
+	const forever = "ageing_time 1000000" //nolint:misspell // so it is called
+	cluster.Run(
+		b,
+		cluster.Host,
+		"ip",
+		append([]string{"link", "set", "rack", "type", "bridge"}, strings.Fields(forever)...)...)
 	cluster.Run(b, cluster.Host, "ip", "link", "set", "generator", "master", "rack", "up")
 	device, err := netlink.LinkByName("generator")
 	if err != nil {

@@ -104,8 +104,8 @@ type order struct {
 	first  uint16 // gets what is new
 	second uint16 // whom the first asks
 	next   uint16 // whom this node asks
-	// before is the one of the others that are up, for this node, and rank before it, which should have
-	// been asked in its place; Nobody: there is none.
+	// before is the one of the others that are up, for this node, and rank before it, which should
+	// have been asked in its place; Nobody: there is none.
 	before uint16
 	moved  bool
 	// returned: the first was thought dead lately, which it need not know itself.
