@@ -216,7 +216,7 @@ func applied(labels string) func(context.Context) error {
 var proxied = []netip.Prefix{netip.MustParsePrefix("172.30.0.192/26"), netip.MustParsePrefix("198.18.0.0/15")}
 
 // startProxyARP has the router answer for every address. Speakers look for that when an address
-// comes, and not again for 5 minutes: so hearts begin anew, and the address is none that was in
+// comes, and not again for 5 minutes: so hearts begin again, and the address is none that was in
 // conflict a moment ago.
 func startProxyARP(ctx context.Context) error {
 	_, err := scene.Kubectl(ctx, pinned("", ""), "delete", "--ignore-not-found", "-f", "-")
