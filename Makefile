@@ -57,7 +57,7 @@ binaries: $(LAB) ## build Berth, Kubernetes and the lab's programs, and pack the
 unit: ## unit tests of all modules, with the race detector (no root)
 	@tools/preflight race
 	CGO_ENABLED=1 go test -race ./...
-	BERTH_L2_HISTORIES=100000 go test -run TestRandomHistories ./l2/election
+	BERTH_L2_HISTORIES=40000 go test -run TestRandomHistories ./l2/election
 	BERTH_IPAM_OPERATIONS=1000000 go test -run Model ./ipam
 	go test -run TestNoMessageOfAPeer ./bgp
 	cd e2e && CGO_ENABLED=1 go test -race $$($(call tested,))

@@ -84,15 +84,15 @@ func (l *life) since(t *testing.T, counted map[string]uint64) map[string]int64 {
 // answers.
 func (l *life) connections(t *testing.T, talks []*talk) []string {
 	t.Helper()
-	ports := map[string]bool{}
+	ours := map[string]bool{}
 	for _, k := range talks {
-		ports[strings.ToUpper(k.network)+hexPort(k)] = true
+		ours[k.inKernel()] = true
 	}
 	var found []string
 	for line := range strings.Lines(cluster.Run(t, l.node.Name, "cat", "/proc/net/ip_vs_conn")) {
 		// protocol, client, its port, address, port, endpoint, its port, state, seconds that are left
 		f := strings.Fields(line)
-		if len(f) > 7 && ports[f[0]+f[2]] {
+		if len(f) > 7 && ours[strings.Join(f[:5], " ")] {
 			found = append(found, strings.Join(f[:7], " "))
 		}
 	}

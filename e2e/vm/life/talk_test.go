@@ -6,7 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strconv"
+	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -139,9 +140,15 @@ func ask(address string) error {
 	return err
 }
 
-// hexPort is the client's port as the kernel writes it.
-func hexPort(k *talk) string {
-	_, text, _ := net.SplitHostPort(k.conn.LocalAddr().String())
-	n, _ := strconv.Atoi(text) // the kernel gave it
-	return fmt.Sprintf("%04X", n)
+// inKernel is the flow as /proc/net/ip_vs_conn writes it: protocol, client, its port, address, port.
+// All of them count, since the kernel gives a client the same port again for another address.
+func (k *talk) inKernel() string {
+	end := func(a net.Addr) string {
+		ap := netip.MustParseAddrPort(a.String())
+		if ip := ap.Addr().Unmap(); ip.Is4() {
+			return fmt.Sprintf("%X %04X", ip.As4(), ap.Port())
+		}
+		return fmt.Sprintf("%s %04X", ap.Addr().StringExpanded(), ap.Port())
+	}
+	return strings.ToUpper(k.network) + " " + end(k.conn.LocalAddr()) + " " + end(k.conn.RemoteAddr())
 }
