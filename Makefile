@@ -107,6 +107,7 @@ test-release: preflight fetch binaries ## beside the real MetalLB and in its pla
 	cd e2e && go test -tags release -count=1 -parallel 6 -timeout 20m ./interop
 	cd e2e && go test -tags release -count=1 -v -timeout 10m ./ui
 	cd e2e && go test -tags release -count=1 -timeout 10m ./tutorial
+	BERTH_L2_HISTORIES=200000 go test -timeout 20m -run TestRandomHistories ./l2/election
 	cd e2e && BERTH_DIFF_CHANGES=200 go test -tags root -count=1 -timeout 20m -run '^TestForecast$$' ./api
 	cd e2e && BERTH_LINT_OBJECTS=2000 go test -tags root -count=1 -timeout 20m -run Lint ./plugin
 	cd e2e && go test -tags release -count=1 -v -timeout 60m ./plugin
