@@ -54,18 +54,28 @@ func TestKeep(t *testing.T) {
 }
 
 // A packet of a connection gets to the node that has it, whatever each node remembers of the slot,
-// and whichever it comes to.
+// whomever each suspects, and whichever it comes to.
 func TestKeep_chain(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
+	type world struct {
+		members []table.Member
+		base    []decide.Slot
+		order   func(slot int) func(a, b uint16) bool
+	}
+	var worlds []world // of two nodes and more
+	for n := 2; n <= decide.Ranks; n++ {
 		var members []table.Member
-		for i := range rapid.IntRange(2, decide.Ranks).Draw(t, "members") {
+		for i := range n {
 			members = append(members, table.Member{Node: fmt.Sprint("n", i+1), Weight: 1})
 		}
-		nodes := index(len(members))
 		builder := table.NewBuilder()
-		base := pack(builder.Build(members), nodes)
+		base := pack(builder.Build(members), index(n))
+		worlds = append(worlds, world{members, base, ordersOf(builder, members, index(n))})
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		w := rapid.SampledFrom(worlds).Draw(t, "world")
+		members, base, order := w.members, w.base, w.order
+		nodes := index(len(members))
 		at := rapid.IntRange(0, len(base)-1).Draw(t, "slot")
-		order := ordersOf(builder, members, nodes)
 		slots := map[uint16]decide.Slot{}
 		drains := map[uint16]bool{}
 		for _, n := range nodes {
@@ -82,41 +92,18 @@ func TestKeep_chain(t *testing.T) {
 		}
 		has := uint16(rapid.IntRange(1, len(members)).Draw(t, "node with the connection"))
 		self := uint16(rapid.IntRange(1, len(members)).Draw(t, "node that it comes to"))
-		ttl, way := uint8(freshTTL), []uint16{self}
-		for {
-			v := decide.View{Slot: slots[self], Self: self, TTL: ttl, Local: true, Chance: true}
-			for i := range v.Alive {
-				v.Alive[i] = true
-			}
-			verdict := v.Decide(self == has)
-			if verdict.Action != decide.Steer {
-				break
-			}
-			self, ttl, way = verdict.Node, verdict.TTL, append(way, verdict.Node)
+		suspects := map[[2]uint16]bool{}
+		for range rapid.IntRange(0, 6).Draw(t, "suspicions") {
+			node := rapid.Uint16Range(1, uint16(len(members)))
+			suspects[[2]uint16{node.Draw(t, "who suspects"), node.Draw(t, "whom")}] = true
 		}
-		if self != has {
-			t.Fatalf("the connection is on %d, and its packet went %v; slots %x", has, way, slots)
-		}
-	})
-}
-
-// It gets there, too, if one node thinks one other dead, wrongly, and moved or not.
-func TestKeep_chainFalseAlarm(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		n := rapid.IntRange(2, decide.Ranks).Draw(t, "members")
-		slot := decide.NoSlot.WithMoved(true)
-		for i := range n {
-			slot = slot.With(i, uint16(i+1), false)
-		}
-		node := func(what string) uint16 { return uint16(rapid.IntRange(1, n).Draw(t, what)) }
-		has, self := node("with the connection"), node("that it comes to")
-		wrong, about := node("that is wrong"), node("that it suspects")
 		bounces := rapid.Bool().Draw(t, "UDP")
 		ttl, way := uint8(freshTTL), []uint16{self}
 		for {
-			v := decide.View{Slot: slot, Self: self, TTL: ttl, Local: true, Chance: true, Bounces: bounces}
-			for i := range n {
-				v.Alive[i] = self != wrong || uint16(i+1) != about
+			v := decide.View{Slot: slots[self], Self: self, TTL: ttl, Local: true, Chance: true, Bounces: bounces}
+			for i := range v.Alive {
+				n, _ := v.Slot.At(i)
+				v.Alive[i] = !suspects[[2]uint16{self, n}]
 			}
 			verdict := v.Decide(self == has)
 			if verdict.Action != decide.Steer {
@@ -125,7 +112,7 @@ func TestKeep_chainFalseAlarm(t *testing.T) {
 			self, ttl, way = verdict.Node, verdict.TTL, append(way, verdict.Node)
 		}
 		if self != has {
-			t.Fatalf("the connection is on %d, and its packet went %v; %d suspects %d", has, way, wrong, about)
+			t.Fatalf("the connection is on %d, and its packet went %v; slots %x; suspicions %v", has, way, slots, suspects)
 		}
 	})
 }

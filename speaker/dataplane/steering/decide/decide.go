@@ -101,13 +101,8 @@ type Verdict struct {
 
 // order is who gets the packet.
 type order struct {
-	first  uint16 // gets what is new
-	second uint16 // whom the first asks
-	next   uint16 // whom this node asks
-	// before is the one of the others that are up, for this node, and rank before it, which should
-	// have been asked in its place; Nobody: there is none.
-	before uint16
-	moved  bool
+	first uint16 // gets what is new
+	moved bool
 	// returned: the first was thought dead lately, which it need not know itself.
 	returned bool
 }
@@ -118,7 +113,7 @@ func (v View) up(rank int) bool {
 }
 
 func (v View) order() order {
-	o := order{first: Nobody, second: Nobody, next: Nobody, before: Nobody, moved: v.Slot.Moved()}
+	o := order{first: Nobody, moved: v.Slot.Moved()}
 	fallback := uint16(Nobody)
 	for i := range Ranks {
 		n, drains := v.Slot.At(i)
@@ -126,8 +121,7 @@ func (v View) order() order {
 			continue
 		}
 		if fallback == Nobody {
-			fallback = n
-			o.returned = v.Returned[i]
+			fallback, o.returned = n, v.Returned[i]
 		}
 		if o.first == Nobody && v.up(i) {
 			o.first = n
@@ -137,53 +131,50 @@ func (v View) order() order {
 		o.first = fallback
 	}
 	o.moved = o.moved || o.returned || o.first != fallback
-	v.others(&o)
 	return o
 }
 
-// others finds whom the first and whom this node ask about a connection that they do not know:
-// first those that are up, in order of rank, and then one that is suspected. What may be new (UDP)
-// would end there, so it is not sent to who is dead. A node that is not ranked asks like the first.
-func (v View) others(o *order) {
-	suspect, past := uint16(Nobody), false
-	passed, asked := 0, v.asked()
+// others are whom a node asks about a connection that it does not know.
+type others struct {
+	next uint16 // in rank
+	dead uint16 // when nobody else is left
+	// ranked is how many nodes may know a connection, with the first and this one.
+	ranked int
+}
+
+// others finds whom this node asks: the next one in rank, and after the last one the best. Suspects
+// have their turn, so that nodes which suspect different ones leave nobody out. Whoever is dead is
+// asked last, or not at all what may be new (UDP), since it would end there. A node that is not
+// ranked goes by how many were asked before it.
+func (v View) others(o order) others {
+	w := others{next: Nobody, dead: Nobody}
+	var ring [Ranks]uint16
+	self, first := Ranks, 0
 	for i := range Ranks {
 		n, _ := v.Slot.At(i)
 		switch {
+		case n == Nobody:
+			continue
 		case n == v.Self:
-			past = true
-		case n == Nobody || n == o.first:
-		case !v.up(i):
-			if suspect == Nobody && !(v.Bounces && v.Dead[i]) {
-				suspect = n
+			self = w.ranked
+		case n == o.first:
+			first = w.ranked
+		case v.Dead[i]:
+			if w.dead == Nobody && !v.Bounces {
+				w.dead = n
 			}
-		default:
-			if o.second == Nobody {
-				o.second = n
-			}
-			if past && o.next == Nobody {
-				o.next = n
-			}
-			if !past {
-				if passed == asked {
-					o.before = n
-				}
-				passed++
-			}
+			continue
 		}
-	}
-	if !past {
-		o.before = Nobody
-	}
-	if o.second == Nobody {
-		o.second = suspect
+		ring[w.ranked] = n
+		w.ranked++
 	}
 	switch {
-	case !past:
-		o.next = o.second
-	case o.next == Nobody:
-		o.next = suspect
+	case self == Ranks && w.ranked > 0:
+		w.next = ring[(first+max(1, v.asked()))%w.ranked]
+	case w.ranked > 1:
+		w.next = ring[(self+1)%w.ranked]
 	}
+	return w
 }
 
 // AsksConntrack reports whether the verdict depends on whether this node knows the connection.
@@ -230,33 +221,33 @@ const (
 	highestThird = 12
 )
 
-// asked is how many nodes were asked before this one, if all think the same ones dead.
+// asked is how many nodes were asked that are not the first, by the one that asked first. This one
+// is one of them.
 func (v View) asked() int {
-	if classOf(v.TTL) == third {
-		return 1 + int(highestThird-v.TTL)
+	switch classOf(v.TTL) {
+	case second:
+		return 1
+	case third:
+		return 2 + int(highestThird-v.TTL)
 	}
 	return 0
 }
 
 // ask returns the verdict on a packet in the middle of a connection that this node does not know.
-// The first asks a node, that one the next, and so on: by falling TTLs of one class. Who gets it
-// before another one that ranks before him has it go back there: somebody thinks that one dead, and
-// may be wrong.
+// The first asks the next in rank, that one the next, and so on, by falling TTLs of one class, until
+// all were asked that are not the first.
 func (v View) ask(o order, c class) Verdict {
-	mine := o.first == v.Self
-	switch {
-	case mine && c < second && o.second != Nobody:
-		return to(o.second, second, Second)
-	case !mine && c < second:
+	mine, asked := o.first == v.Self, v.asked()
+	if !mine && c < second {
 		return to(o.first, c+1, Corrected)
-	case c == second && o.before != Nobody:
-		return to(o.before, third, Second)
-	case c == third && v.TTL > lowestThird && o.before != Nobody:
-		return Verdict{Steer, Second, o.before, v.TTL - 1}
-	case c == second && o.next != Nobody:
-		return to(o.next, third, Second)
-	case c == third && o.next != Nobody && v.TTL > lowestThird:
-		return Verdict{Steer, Second, o.next, v.TTL - 1}
+	}
+	w := v.others(o)
+	switch {
+	// One more is left if the first by this table is not the one that asked first.
+	case w.next != Nobody && (asked < w.ranked-1 || asked <= w.ranked && w.next != o.first):
+		return v.further(w.next, c)
+	case w.dead != Nobody && v.TTL > lowestThird:
+		return v.further(w.dead, c)
 	case v.Held, mine && c >= second && !v.Bounces:
 		// In the second case another node is the first, by its table, so tables have just changed.
 		return v.drop()
@@ -264,6 +255,17 @@ func (v View) ask(o order, c class) Verdict {
 		return to(o.first, last, Returned)
 	}
 	return v.here(Unknown)
+}
+
+// further sends a packet to the next one that may know its connection.
+func (v View) further(node uint16, c class) Verdict {
+	switch {
+	case c < second:
+		return to(node, second, Second)
+	case c == second:
+		return to(node, third, Second)
+	}
+	return Verdict{Steer, Second, node, v.TTL - 1}
 }
 
 // end returns the verdict on a packet that was forwarded as often as it may be, or that came from a

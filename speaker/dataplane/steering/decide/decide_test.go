@@ -187,12 +187,28 @@ func TestDecide(t *testing.T) {
 			unknown, Verdict{Steer, Second, 2, 16},
 		},
 		{
-			"the second is suspected: the third first", slot(self(1), local, chance, moved, dead(1)),
+			"the second is suspected, which may be alive", slot(self(1), local, chance, moved, dead(1)),
+			unknown, Verdict{Steer, Second, 2, 16},
+		},
+		{
+			"the second is dead: the third first", slot(self(1), local, chance, moved, buried(1)),
 			unknown, Verdict{Steer, Second, 3, 16},
 		},
 		{
-			"one that drains ranks before", slot(self(2), local, chance, moved, draining(1)),
+			"the dead at last", slot(self(3), local, chance, ttl(16), buried(1)),
+			unknown, Verdict{Steer, Second, 2, 12},
+		},
+		{
+			"one that drains ranks before: the next in rank", slot(self(2), local, chance, moved, draining(1)),
+			unknown, Verdict{Steer, Second, 3, 16},
+		},
+		{
+			"the last one asks the best", slot(self(3), local, chance, moved, dead(0), dead(1), ttl(20)),
 			unknown, Verdict{Steer, Second, 1, 16},
+		},
+		{
+			"not in this table, and asked after another one", slot(self(9), local, chance, ttl(12)),
+			unknown, Verdict{Steer, Second, 3, 11},
 		},
 		{"at the second, known", slot(self(2), local, chance, ttl(16)), known, Verdict{Pass, Known, 2, 16}},
 		{"at the second, not known", slot(self(2), local, chance, ttl(16)), unknown, Verdict{Steer, Second, 3, 12}},

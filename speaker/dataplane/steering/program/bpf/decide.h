@@ -63,12 +63,16 @@ struct view {
 };
 
 struct order {
-	__u16 first;  /* gets what is new */
-	__u16 second; /* whom the first asks */
-	__u16 next;   /* whom this node asks */
-	__u16 before; /* of the others that rank before this node the one to be asked in its place */
+	__u16 first; /* gets what is new */
 	__u8 moved;
 	__u8 returned; /* the first was thought dead lately, which it need not know itself */
+};
+
+/* Whom a node asks about a connection that it does not know. */
+struct others {
+	__u16 next;  /* in rank */
+	__u16 dead;  /* when nobody else is left */
+	__u8 ranked; /* how many nodes may know a connection, with the first and this one */
 };
 
 struct verdict {
@@ -85,22 +89,12 @@ static __always_inline __u8 class_of(__u8 ttl)
 
 enum { HIGHEST_THIRD = 12 };
 
-/* How many nodes were asked before this one, if all think the same ones dead. */
-static __always_inline __u8 asked_before(__u8 ttl)
-{
-	return class_of(ttl) == THIRD ? 1 + HIGHEST_THIRD - ttl : 0;
-}
-
-/* The first that does not drain and is not suspected gets what is new. What it does not know it asks
- * the others about, in order of rank: those that drain too, which may rank before it, and one that
- * is suspected last. What may be new (UDP) would end there, so it is not sent to who is dead.
- */
+/* The first that does not drain and is not suspected gets what is new. */
 static __always_inline void rank(const struct view *v, struct order *o)
 {
-	__u16 suspect = NOBODY, fallback = NOBODY;
-	__u8 past = 0, passed = 0, asked = asked_before(v->ttl);
+	__u16 fallback = NOBODY;
 
-	o->first = o->second = o->next = o->before = NOBODY;
+	o->first = NOBODY;
 	o->returned = 0;
 #pragma unroll
 	for (int i = 0; i < RANKS; i++) {
@@ -117,35 +111,50 @@ static __always_inline void rank(const struct view *v, struct order *o)
 	if (o->first == NOBODY) /* all are suspected: more likely it is this node that is ill */
 		o->first = fallback;
 	o->moved = !!(v->slot & MOVED) | o->returned | (o->first != fallback);
+}
+
+/* How many nodes were asked that are not the first, by the one that asked first. This one is one of
+ * them.
+ */
+static __always_inline __u8 asked(__u8 ttl)
+{
+	__u8 c = class_of(ttl);
+
+	return c == SECOND ? 1 : c == THIRD ? 2 + HIGHEST_THIRD - ttl : 0;
+}
+
+/* A node asks the next one in rank, and the last one the best. Suspects have their turn, so that
+ * nodes which suspect different ones leave nobody out. Whoever is dead is asked last, or not at all
+ * what may be new (UDP), since it would end there. A node that is not ranked goes by how many were
+ * asked before it.
+ */
+static __always_inline void find_others(const struct view *v, const struct order *o, struct others *w)
+{
+	__u8 self = RANKS, first = 0, before = asked(v->ttl);
+	__u64 ring = 0; /* as a slot has it */
+
+	w->next = w->dead = NOBODY;
+	w->ranked = 0;
 #pragma unroll
 	for (int i = 0; i < RANKS; i++) {
 		__u16 n = v->slot >> 16 * i & NODE;
+		if (n == NOBODY)
+			continue;
 		if (n == v->self) {
-			past = 1;
+			self = w->ranked;
+		} else if (n == o->first) {
+			first = w->ranked;
+		} else if (v->dead >> i & 1) {
+			if (w->dead == NOBODY && !v->bounces)
+				w->dead = n;
 			continue;
 		}
-		if (n == NOBODY || n == o->first)
-			continue;
-		if (!(v->up >> i & 1)) {
-			if (suspect == NOBODY && !(v->bounces && v->dead >> i & 1))
-				suspect = n;
-			continue;
-		}
-		if (o->second == NOBODY)
-			o->second = n;
-		if (past && o->next == NOBODY)
-			o->next = n;
-		if (!past && passed++ == asked)
-			o->before = n;
+		ring |= (__u64)n << 16 * w->ranked++;
 	}
-	if (!past)
-		o->before = NOBODY;
-	if (o->second == NOBODY)
-		o->second = suspect;
-	if (!past) /* not ranked: it asks like the first */
-		o->next = o->second;
-	else if (o->next == NOBODY)
-		o->next = suspect;
+	if (self == RANKS && w->ranked > 0)
+		w->next = ring >> 16 * ((first + (before ? before : 1)) % w->ranked) & NODE;
+	else if (w->ranked > 1)
+		w->next = ring >> 16 * ((self + 1) % w->ranked) & NODE;
 }
 
 /* asks reports whether the verdict depends on what conntrack knows. Asking costs more than all the
@@ -205,10 +214,41 @@ static __always_inline void end(const struct view *v, const struct order *o, int
 	r->ttl = v->ttl - 1;
 }
 
-/* The first asks a node that may know the connection, that one the next, and so on: by falling TTLs
- * of one class, down to this one.
- */
+/* The TTL at which a packet goes to no further node that may know its connection. */
 enum { LOWEST_THIRD = 9 };
+
+/* Sends a packet to the next one that may know its connection. */
+static __always_inline void further(const struct view *v, __u16 node, __u8 c, struct verdict *r)
+{
+	to(r, node, c < SECOND ? SECOND : THIRD, REASON_SECOND);
+	if (c == THIRD)
+		r->ttl = v->ttl - 1;
+}
+
+/* A packet in the middle of a connection that this node does not know. The first asks the next in
+ * rank, that one the next, and so on, by falling TTLs of one class, until all were asked that are not
+ * the first.
+ */
+static __always_inline void ask(const struct view *v, const struct order *o, __u8 c, struct verdict *r)
+{
+	int mine = o->first == v->self, n = asked(v->ttl);
+	struct others w;
+
+	if (!mine && c < SECOND)
+		return to(r, o->first, c + 1, REASON_CORRECTED);
+	find_others(v, o, &w);
+	/* One more is left if the first by this table is not the one that asked first. */
+	if (w.next != NOBODY && (n + 1 < w.ranked || (n <= w.ranked && w.next != o->first)))
+		return further(v, w.next, c, r);
+	if (w.dead != NOBODY && v->ttl > LOWEST_THIRD)
+		return further(v, w.dead, c, r);
+	/* In the second case another node is the first, by its table, so tables have just changed. */
+	if (v->held || (mine && c >= SECOND && !v->bounces))
+		return drop(r);
+	if (!mine) /* nobody who was asked knows it; the first may by now, or it answers */
+		return to(r, o->first, LAST, REASON_RETURNED);
+	here(r, REASON_UNKNOWN);
+}
 
 static __always_inline void decide(const struct view *v, const struct order *o, int known, struct verdict *r)
 {
@@ -232,33 +272,7 @@ static __always_inline void decide(const struct view *v, const struct order *o, 
 		return here(r, REASON_LOCAL);
 	if (known)
 		return here(r, REASON_KNOWN);
-	if (mine && c < SECOND && o->second != NOBODY)
-		return to(r, o->second, SECOND, REASON_SECOND);
-	if (!mine && c < SECOND)
-		return to(r, o->first, c + 1, REASON_CORRECTED);
-	/* The packet passed by another one that ranks before this node: somebody thinks that one dead, and
-	 * may be wrong.
-	 */
-	if (c == SECOND && o->before != NOBODY)
-		return to(r, o->before, THIRD, REASON_SECOND);
-	if (c == THIRD && v->ttl > LOWEST_THIRD && o->before != NOBODY) {
-		to(r, o->before, THIRD, REASON_SECOND);
-		r->ttl = v->ttl - 1;
-		return;
-	}
-	if (c == SECOND && o->next != NOBODY)
-		return to(r, o->next, THIRD, REASON_SECOND);
-	if (c == THIRD && o->next != NOBODY && v->ttl > LOWEST_THIRD) {
-		to(r, o->next, THIRD, REASON_SECOND);
-		r->ttl = v->ttl - 1;
-		return;
-	}
-	/* In the second case another node is the first, by its table, so tables have just changed. */
-	if (v->held || (mine && c >= SECOND && !v->bounces))
-		return drop(r);
-	if (!mine) /* nobody who was asked knows it; the first may by now, or it answers */
-		return to(r, o->first, LAST, REASON_RETURNED);
-	here(r, REASON_UNKNOWN);
+	ask(v, o, c, r);
 }
 
 #endif
