@@ -413,7 +413,7 @@ func TestDriverTakesAddressOfDeadOwner(t *testing.T) {
 		for _, o := range other.seen() {
 			kinds = append(kinds, o.Kind)
 		}
-		if want := []Kind{AddressGained, PeerDown}; !slices.Equal(kinds, want) { // actions come before reports
+		if want := []Kind{PeerOverdue, AddressGained, PeerDown}; !slices.Equal(kinds, want) { // actions come before reports
 			t.Errorf("observed %v, want %v", kinds, want)
 		}
 	})

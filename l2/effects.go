@@ -44,6 +44,9 @@ func (s *segment) applyOutputs(now time.Time) {
 	for _, c := range out.Changes {
 		s.reportPeer(now, c)
 	}
+	for _, node := range out.Overdue {
+		s.observe(now, Observation{Kind: PeerOverdue, Node: node})
+	}
 	for _, x := range out.Messages {
 		s.send(x)
 	}

@@ -37,13 +37,16 @@ const (
 	// Restarted: another process hears and answers now, which has heard nobody before. The driver in
 	// one process with its owner has none.
 	Restarted
+	// PeerOverdue: Node was silent for two of its intervals, and may be about to be down. It is not
+	// sent of a node that said that it leaves.
+	PeerOverdue
 )
 
 // String returns the kind in lower case.
 func (k Kind) String() string {
 	names := [...]string{
 		"", "address gained", "address lost", "peer up", "peer down", "conflict", "failure", "outdated", "up to date",
-		"proxy found", "restarted",
+		"proxy found", "restarted", "peer overdue",
 	}
 	if int(k) < len(names) {
 		return names[k]

@@ -402,6 +402,8 @@ func (r *reporter) observedL2(o l2.Observation) {
 		} else {
 			r.dead.Silent(o.Node, o.Interface, o.State.Departing())
 		}
+	case l2.PeerOverdue:
+		r.dead.Overdue(o.Node)
 	case l2.Conflict:
 		r.Logger.Warn(
 			"another host has an address",

@@ -80,6 +80,7 @@ type Output struct {
 	AnswerUntil time.Time // the watchdog's new deadline; zero: no change
 	Claims      []Claim   // of this node, for the mirror
 	Changes     []PeerChange
+	Overdue     []string // peers that may be about to count as dead
 	Messages    []Message
 }
 

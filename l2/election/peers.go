@@ -37,6 +37,7 @@ type PeerChange struct {
 // peer is kept after the peer falls silent, for its boot and sequence.
 type peer struct {
 	alive        bool
+	overdue      bool // that its message is was told
 	state        State
 	boot         uint64 // 0: none has proved that it is alive
 	sequence     uint64
@@ -59,6 +60,9 @@ type peer struct {
 const (
 	// silence is how many of its own intervals without a message make a peer count as dead.
 	silence = 3
+	// overdue is after how many of its intervals without a message a peer may be about to count as
+	// dead. One message that came late makes it so, too.
+	overdue = 2
 	// MaxPeers limits what signed messages can make a node remember about one segment.
 	MaxPeers = 1024
 	// challengePause is the least time between two challenges of one peer.
@@ -98,7 +102,7 @@ func (r *peerTable) hear(now time.Time, x Message) (*PeerChange, *Message, error
 		was.alive = was.alive && was.state.Departing()
 		m.boot, m.newBoot = x.Boot, 0
 	}
-	m.alive, m.lastAdvance = true, now
+	m.alive, m.overdue, m.lastAdvance = true, false, now
 	m.sequence, m.interval, m.state = x.sequence, x.interval, x.state
 	m.mac, m.digest, m.capabilities, m.age = x.MAC, x.digest, x.capabilities, x.age
 	if x.state != Starting && !r.late {
@@ -173,6 +177,40 @@ func (r *peerTable) declareSilent(now time.Time) []PeerChange {
 	}
 	slices.SortFunc(dead, func(a, b PeerChange) int { return strings.Compare(a.Node, b.Node) })
 	return dead
+}
+
+// declareOverdue returns the peers whose message is overdue since the last call, by name. Of those
+// that said that they leave none is expected.
+func (r *peerTable) declareOverdue(now time.Time) []string {
+	var nodes []string
+	for name, m := range r.peers {
+		if t := m.overdueAt(); !t.IsZero() && !now.Before(t) {
+			m.overdue = true
+			nodes = append(nodes, name)
+		}
+	}
+	slices.Sort(nodes)
+	return nodes
+}
+
+// overdueAt returns when the message of the peer is overdue; the zero time: none is expected, or it
+// is already.
+func (m *peer) overdueAt() time.Time {
+	if !m.alive || m.overdue || m.state.Departing() {
+		return time.Time{}
+	}
+	return m.lastAdvance.Add(overdue*m.interval + 1)
+}
+
+// nextOverdue returns when declareOverdue may have something to return; the zero time: never.
+func (r *peerTable) nextOverdue() time.Time {
+	var first time.Time
+	for _, m := range r.peers {
+		if t := m.overdueAt(); !t.IsZero() && (first.IsZero() || t.Before(first)) {
+			first = t
+		}
+	}
+	return first
 }
 
 // nextSilence returns when declareSilent may have something to return; the zero time: never.

@@ -166,6 +166,9 @@ func (m *Machine) Step(now time.Time, cause Cause) {
 	if m.silenceDue(now) {
 		m.declareSilent(now)
 	}
+	if m.pacer.mayJudge() {
+		m.out.Overdue = append(m.out.Overdue, m.peers.declareOverdue(now)...)
+	}
 	for _, key := range slices.SortedFunc(maps.Keys(m.pending), compareKeys) {
 		m.evaluate(now, m.addresses[key], m.addresses[key].cause)
 	}
@@ -223,6 +226,7 @@ func (m *Machine) Next() time.Time {
 	}
 	if m.pacer.mayJudge() {
 		consider(m.peers.nextSilence())
+		consider(m.peers.nextOverdue())
 	}
 	for key := range m.pending {
 		consider(m.addresses[key].due)

@@ -18,6 +18,9 @@ import (
 
 const (
 	askEvery = time.Second // a silent node
+	// aheadFor is how long a node that did not answer when its message was overdue may take to fall
+	// silent: an interval between messages of segments with a thousand nodes.
+	aheadFor = 2 * time.Second
 	// A node that answers as before for so many questions is asked ten times less often.
 	manyQuestions = 60
 	// together is within which time nodes fall silent for one reason: this node does not hear.
@@ -55,6 +58,9 @@ type Detector struct {
 	// lost says since when a node is not heard on an interface any more. Guarded by mu.
 	lost   map[string]map[string]time.Time
 	silent map[string]*silentNode // guarded by mu
+	// ahead are questions to nodes whose message is overdue, of which none was answered. Guarded by
+	// mu.
+	ahead map[string]*question
 	// missing says since when See is not told of a node on an interface that counts as heard.
 	missing map[[2]string]time.Time // guarded by mu
 	// booted has the nodes that were dead, until their speakers are ready: since when their kernels
@@ -88,7 +94,7 @@ func newDetector(answers func(context.Context, string) bool) *Detector {
 	return &Detector{
 		answers: answers, every: askEvery, changed: async.NewSignal(), told: async.NewSignal(), begun: async.NewSignal(),
 		heard: map[string]map[string]bool{}, lost: map[string]map[string]time.Time{},
-		silent: map[string]*silentNode{}, booted: map[string]time.Time{},
+		silent: map[string]*silentNode{}, ahead: map[string]*question{}, booted: map[string]time.Time{},
 	}
 }
 
@@ -344,6 +350,71 @@ func (d *Detector) Silent(node, on string, farewell bool) {
 	}
 }
 
+// question is one to the kernel of a node.
+type question struct {
+	asked bool          // by a goroutine; guarded by the Detector's mu
+	over  chan struct{} // closed when the node answered, or did not
+}
+
+// Overdue notes that a message of a node is overdue. It is asked now, so that no time is lost if it
+// falls silent. If it answers, or does not fall silent, this says nothing.
+func (d *Detector) Overdue(node string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.heard[node] == nil || d.silent[node] != nil {
+		return
+	}
+	if q := d.ahead[node]; q != nil {
+		select {
+		case <-q.over: // of a message that was overdue before
+		default:
+			return
+		}
+	}
+	d.ahead[node] = &question{over: make(chan struct{})}
+	d.begun.Notify()
+}
+
+// askAhead asks a node that may be about to fall silent.
+func (d *Detector) askAhead(ctx context.Context, node string, q *question) {
+	answers := d.answers(ctx, node)
+	if answers {
+		d.withdraw(node, q)
+	}
+	close(q.over)
+	if !answers && async.Sleep(ctx, aheadFor) == nil {
+		d.withdraw(node, q)
+	}
+}
+
+// withdraw has a question count no more.
+func (d *Detector) withdraw(node string, q *question) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ahead[node] == q {
+		delete(d.ahead, node)
+	}
+}
+
+// unanswered reports whether the node did not answer when its message was overdue.
+func (d *Detector) unanswered(ctx context.Context, node string) bool {
+	of := func() *question {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return d.ahead[node]
+	}
+	q := of()
+	if q == nil {
+		return false
+	}
+	select {
+	case <-q.over:
+		return of() == q
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // Suspect notes that a process before this one thought that a node is dead. It counts until the
 // node is heard, or answers.
 func (d *Detector) Suspect(node string) {
@@ -363,9 +434,10 @@ func (d *Detector) ask(node string, suspect bool) {
 		s = &silentNode{look: async.NewSignal(), since: time.Now(), on: d.lostLately(node)}
 		d.silent[node] = s
 		d.begun.Notify()
+	} else {
+		s.look.Notify()
 	}
 	s.suspect = suspect
-	s.look.Notify()
 	d.notify()
 }
 
@@ -397,7 +469,24 @@ func (d *Detector) Run(ctx context.Context) error {
 			return group.Wait()
 		case <-d.begun:
 		}
+		for node, q := range d.unaskedAhead() {
+			group.Go(func() error { d.askAhead(ctx, node, q); return nil }) // ends after aheadFor
+		}
 	}
+}
+
+// unaskedAhead returns the questions that nobody asks yet. The caller does.
+func (d *Detector) unaskedAhead() map[string]*question {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	found := map[string]*question{}
+	for node, q := range d.ahead {
+		if !q.asked {
+			q.asked = true
+			found[node] = q
+		}
+	}
+	return found
 }
 
 // unasked returns the silent nodes that are not asked yet. The caller asks them.
@@ -417,8 +506,8 @@ func (d *Detector) unasked() map[string]*silentNode {
 // follow asks a silent node until it is heard again.
 func (d *Detector) follow(ctx context.Context, node string, s *silentNode) {
 	last, same := false, 0
-	for {
-		answers := d.answers(ctx, node)
+	for first := true; ; first = false {
+		answers := !(first && d.unanswered(ctx, node)) && d.answers(ctx, node)
 		if ctx.Err() != nil || !d.note(node, s, !answers) {
 			return
 		}

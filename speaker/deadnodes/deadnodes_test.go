@@ -376,3 +376,100 @@ func TestDetector_SuspectTells(t *testing.T) {
 		t.Error("nothing is told of a node that is heard")
 	}
 }
+
+// A node is asked when its message is overdue: if it falls silent then, its death is known a moment
+// later. What it answered then, or did not without falling silent, says nothing.
+func TestDetector_overdue(t *testing.T) {
+	const within = 200 * time.Millisecond
+	for _, c := range []struct {
+		name       string
+		answers    bool          // when its message is overdue
+		late, then bool          // whether one is; what its kernel answers later
+		silent     time.Duration // after how long it falls silent
+		death      time.Duration // is known, since then; negative: it is not
+	}{
+		{name: "it dies", late: true, silent: 100 * time.Millisecond, death: 100 * time.Millisecond},
+		{name: "it dies long after", late: true, silent: time.Second},
+		{name: "a question from too long ago", late: true, silent: 3 * time.Second, death: within},
+		{name: "nothing was overdue", silent: time.Second, death: within},
+		{name: "it answered before it died", late: true, answers: true, silent: 100 * time.Millisecond, death: within},
+		{name: "its speaker ends", late: true, answers: true, then: true, silent: 100 * time.Millisecond, death: -1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				rack := &rackOf{answers: map[string]bool{"a": c.answers}}
+				d := newDetector(func(ctx context.Context, node string) bool {
+					rack.mu.Lock()
+					answers := rack.answers[node]
+					rack.mu.Unlock()
+					if !answers {
+						<-time.After(within)
+					}
+					return answers
+				})
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan error)
+				go func() { done <- d.Run(ctx) }()
+				defer func() { cancel(); <-done }()
+				d.Heard("a", "eth0")
+				d.Heard("b", "eth0")
+				if c.late {
+					d.Overdue("a")
+				}
+				synctest.Wait()
+				rack.set("a", c.then)
+				<-time.After(c.silent)
+				d.Silent("a", "eth0", false)
+				begun := time.Now()
+				for !d.Dead()["a"] && time.Since(begun) < 500*time.Millisecond {
+					<-time.After(time.Millisecond)
+				}
+				switch took := time.Since(begun).Truncate(5 * time.Millisecond); {
+				case c.death < 0 && (d.Dead()["a"] || d.Suspects()["a"]):
+					t.Error("it counts as dead, and its kernel answers")
+				case c.death >= 0 && took != c.death:
+					t.Errorf("its death was known after %s, want %s", took, c.death)
+				}
+			})
+		})
+	}
+}
+
+// A message that is overdue again is a question of its own.
+func TestDetector_overdueAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		questions := make(chan chan bool, 10)
+		d := newDetector(func(ctx context.Context, _ string) bool {
+			answer := make(chan bool)
+			questions <- answer
+			select {
+			case answers := <-answer:
+				return answers
+			case <-ctx.Done():
+				return false
+			}
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- d.Run(ctx) }()
+		defer func() { cancel(); <-done }()
+		d.Heard("a", "eth0")
+		d.Overdue("a")
+		d.Overdue("a")
+		(<-questions) <- false // its host was stopped for a moment
+		synctest.Wait()
+		d.Overdue("a")
+		second := <-questions
+		d.Silent("a", "eth0", false)
+		synctest.Wait()
+		if len(questions) > 0 || d.Dead()["a"] {
+			t.Errorf("%d questions more; dead: %v", len(questions), d.Dead())
+		}
+		second <- true
+		(<-questions) <- true
+		synctest.Wait()
+		if d.Suspects()["a"] {
+			t.Error("a node that answers is suspected")
+		}
+	})
+}

@@ -500,7 +500,9 @@ func (h *Heart) observe(ctx context.Context, d *l2.Driver) {
 				holds = d.Holds(o.Address)
 			}
 			h.ledger.seen(o, holds)
-			h.Trace.Event(entryOf(o))
+			if o.Kind != l2.PeerOverdue { // one message that is lost makes one
+				h.Trace.Event(entryOf(o))
+			}
 		}
 	}
 }
