@@ -91,7 +91,7 @@ vm-test: fetch binaries ## tests on other kernels: user-mode-linux, and Debian's
 	BERTH_VM_KIND=qemu go test -tags root,vrf -count=1 -run VRF -exec $(VM) ./bgp
 	BERTH_VM_KIND=qemu go test -tags root -count=1 -run '^TestSteer_(packets|secondChance|encapsulates)$$' -exec $(VM) ./speaker/dataplane/steering/program
 	cd e2e && BERTH_VM_KIND=qemu go test -tags qemu -count=1 -exec $(VM) ./vm
-	cd e2e && BERTH_VM_KIND=qemu BERTH_VM_MEMORY=2G BERTH_VM_TIMEOUT=15m go test -tags qemu -count=1 -p 1 -timeout 15m -exec $(VM) ./vm/chain ./vm/nodes ./vm/life
+	cd e2e && BERTH_VM_KIND=qemu BERTH_VM_MEMORY=2G BERTH_VM_TIMEOUT=15m go test -tags qemu -count=1 -p 1 -timeout 15m -exec $(VM) ./vm/life
 
 e2e: api-tests rack-tests ## tests of the API and end to end, on the lab (root)
 
@@ -113,6 +113,7 @@ test-release: preflight fetch binaries ## beside the real MetalLB and in its pla
 	cd e2e && go test -tags release -count=1 -v -timeout 60m ./plugin
 	cd e2e && go test -tags release -count=1 -v -timeout 100m ./release
 	cd e2e && go test -tags 'vm release' -count=1 -v -run '^TestUpgrade$$' -exec $(VM) ./vm/ipvs
+	cd e2e && BERTH_VM_KIND=qemu BERTH_VM_MEMORY=2G BERTH_VM_TIMEOUT=15m go test -tags qemu -count=1 -p 1 -timeout 15m -exec $(VM) ./vm/chain ./vm/nodes
 	BERTH_VM_KIND=qemu BERTH_VM_TIMEOUT=20m go test -tags root,guest -count=1 -timeout 20m -run '^(TestDriver_(filter|secondChance|devices|sctp)|TestUninstall)$$' -exec $(VM) ./speaker/dataplane/steering
 
 test-minors: preflight packages binaries ## the tests of the API on each minor version of Kubernetes; writes the table in the docs (root; about 15 minutes for each version the first time; MINORS="v1.34.4" for some)
