@@ -188,3 +188,29 @@ func TestPeerTableIsBounded(t *testing.T) {
 		t.Errorf("%d members; want it to take a silent one's place", len(r.peers))
 	}
 }
+
+// A message is overdue once, until the next one comes. Of a peer that leaves none is.
+func TestPeerTableOverdue(t *testing.T) {
+	r := rosterOf("self")
+	meet(t, r, at(0), from("a", 1, 1, Ready))
+	meet(t, r, at(0), from("b", 2, 1, Leaving))
+	check := func(ms int, next time.Time, want ...string) {
+		t.Helper()
+		if got := r.declareOverdue(at(ms)); !cmp.Equal(got, want) {
+			t.Errorf("at %d ms: messages of %v are overdue, want %v", ms, got, want)
+		}
+		if got := r.nextOverdue(); !got.Equal(next) {
+			t.Errorf("at %d ms: the next is overdue at %s, want %s", ms, got, next)
+		}
+	}
+	check(200, at(200).Add(1))
+	check(201, time.Time{}, "a")
+	check(250, time.Time{})
+	if _, _, err := r.hear(at(260), from("a", 1, 2, Ready)); err != nil {
+		t.Fatal(err)
+	}
+	check(460, at(460).Add(1))
+	check(461, time.Time{}, "a")
+	r.declareSilent(at(600))
+	check(600, time.Time{})
+}

@@ -387,7 +387,7 @@ func (d *Detector) askAhead(ctx context.Context, node string, q *question) {
 	}
 }
 
-// withdraw has a question count no more.
+// withdraw has a question not count any longer.
 func (d *Detector) withdraw(node string, q *question) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

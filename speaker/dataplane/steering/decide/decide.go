@@ -142,10 +142,10 @@ type others struct {
 	ranked int
 }
 
-// others finds whom this node asks: the next one in rank, and after the last one the best. Suspects
-// have their turn, so that nodes which suspect different ones leave nobody out. Whoever is dead is
-// asked last, or not at all what may be new (UDP), since it would end there. A node that is not
-// ranked goes by how many were asked before it.
+// others finds whom this node asks: the next one in rank, and after the last one the best.
+// Suspects have their turn, so that nodes which suspect different ones leave nobody out. A dead
+// node is asked last, or not at all what may be new (UDP), since it would end there. A node that
+// is not ranked goes by how many were asked before it.
 func (v View) others(o order) others {
 	w := others{next: Nobody, dead: Nobody}
 	var ring [Ranks]uint16
@@ -234,8 +234,8 @@ func (v View) asked() int {
 }
 
 // ask returns the verdict on a packet in the middle of a connection that this node does not know.
-// The first asks the next in rank, that one the next, and so on, by falling TTLs of one class, until
-// all were asked that are not the first.
+// The first asks the next in rank, that one the next, and so on, by falling TTLs of one class,
+// until all were asked that are not the first.
 func (v View) ask(o order, c class) Verdict {
 	mine, asked := o.first == v.Self, v.asked()
 	if !mine && c < second {
