@@ -596,6 +596,29 @@ func TestLook(t *testing.T) {
 			want: []string{"policy-missing ValidatingAdmissionPolicy berth-l2owner"},
 		},
 		{
+			name: "it may fence, and nothing confines it", change: func(c *scene) {
+				c.x.ClusterRoles = append(c.x.ClusterRoles, rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "berth-fence"}})
+			},
+			want: []string{"fence-unconfined ClusterRole berth-fence"},
+		},
+		{
+			name: "it may fence, and is confined", change: func(c *scene) {
+				fence := metav1.ObjectMeta{Name: "berth-fence"}
+				c.x.ClusterRoles = append(c.x.ClusterRoles, rbacv1.ClusterRole{ObjectMeta: fence})
+				c.x.Policies = append(c.x.Policies, admissionv1.ValidatingAdmissionPolicy{ObjectMeta: fence})
+				c.x.PolicyBindings = append(
+					c.x.PolicyBindings, admissionv1.ValidatingAdmissionPolicyBinding{ObjectMeta: fence},
+				)
+			},
+		},
+		{
+			name: "it fences, and no speaker reports", change: func(c *scene) {
+				pod := &c.s.Deployments[0].Spec.Template.Spec
+				pod.Containers = []corev1.Container{{Args: []string{"controller", "--fence-dead-nodes"}}}
+			},
+			want: []string{"fence-blind Deployment berth-system/berth-controller"},
+		},
+		{
 			name: "no controller", change: func(c *scene) { c.s.Deployments, c.s.Leases = nil, nil },
 			want: []string{"controller-missing Deployment berth-system/berth-controller"},
 		},

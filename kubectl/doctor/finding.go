@@ -160,6 +160,18 @@ var kinds = []Kind{
 	},
 	{"policy-missing", Warning, "apply manifests/admission-speaker.yaml", "docs/reference/rbac.md"},
 	{
+		"fence-unconfined",
+		Error,
+		"apply the component manifests/fence again (Helm: fence.enabled: true), or delete ClusterRole berth-fence",
+		"docs/guides/dead-nodes.md",
+	},
+	{
+		"fence-blind",
+		Warning,
+		"give the speakers --report-silent-nodes, as the component manifests/fence and Helm's fence.enabled do",
+		"docs/guides/dead-nodes.md",
+	},
+	{
 		"controller-missing",
 		Error,
 		"install Berth, or name its namespace with --berth-namespace",

@@ -23,6 +23,7 @@ import (
 func (e *examination) parts() {
 	e.definitions()
 	e.rights()
+	e.fencing()
 	e.controllers()
 	e.speakers()
 	e.versions()
@@ -106,6 +107,32 @@ func (e *examination) rights() {
 		"berth-speaker",
 		"berth-l2owner",
 	)
+}
+
+// fencing looks whether a controller that may write statuses of Pods is confined to what it needs,
+// and whether one that fences dead nodes hears of them.
+func (e *examination) fencing() {
+	const fence = "berth-fence"
+	confined := slices.Contains(names(e.extras.Policies), fence) &&
+		slices.Contains(names(e.extras.PolicyBindings), fence)
+	known := e.extras.PolicyAPI && !e.extras.lack(policies) && !e.extras.lack(policyBindings)
+	if known && !confined && slices.Contains(names(e.extras.ClusterRoles), fence) {
+		e.find("fence-unconfined", "ClusterRole "+fence,
+			"it lets the controller write the status of every Pod, and there is no ValidatingAdmissionPolicy %s with a binding, which confines that to condition Ready of Pods of dead nodes", fence)
+	}
+	if !e.knows(cluster.Deployments, cluster.DaemonSets) {
+		return
+	}
+	has := func(containers []corev1.Container, flag string) bool {
+		return slices.ContainsFunc(containers, func(c corev1.Container) bool { return argument(c, flag) == "true" })
+	}
+	for _, d := range e.Deployments {
+		if d.Namespace == e.Namespace && has(d.Spec.Template.Spec.Containers, "--fence-dead-nodes") &&
+			!has(e.speakerSet(), "--report-silent-nodes") {
+			e.find("fence-blind", "Deployment "+d.Namespace+"/"+d.Name,
+				"the controller has --fence-dead-nodes, and the speakers lack --report-silent-nodes: it hears of no dead node, and fences none")
+		}
+	}
 }
 
 func names[T any, P interface {

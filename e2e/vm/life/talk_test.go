@@ -140,8 +140,8 @@ func ask(address string) error {
 	return err
 }
 
-// inKernel is the flow as /proc/net/ip_vs_conn writes it: protocol, client, its port, address, port.
-// All of them count, since the kernel gives a client the same port again for another address.
+// inKernel is the flow as /proc/net/ip_vs_conn writes it: protocol, client, its port, address,
+// port. All of them count, since the kernel gives a client the same port again for another address.
 func (k *talk) inKernel() string {
 	end := func(a net.Addr) string {
 		ap := netip.MustParseAddrPort(a.String())
