@@ -54,53 +54,57 @@ func TestKeep(t *testing.T) {
 }
 
 // A packet of a connection gets to the node that has it, whatever each node remembers of the slot,
-// whomever each suspects, and whichever it comes to.
+// whomever each suspects, whether or not each has heard that others left, and whichever it comes
+// to.
 func TestKeep_chain(t *testing.T) {
-	type world struct {
-		members []table.Member
-		base    []decide.Slot
-		order   func(slot int) func(a, b uint16) bool
+	type ranking struct {
+		slots  []decide.Slot
+		order  func(slot int) func(a, b uint16) bool
+		drains map[uint16]bool
 	}
-	var worlds []world // of two nodes and more
+	rankings := map[[2]int]ranking{} // by how many nodes there are, and which have left, as bits
 	for n := 2; n <= decide.Ranks; n++ {
-		var members []table.Member
-		for i := range n {
-			members = append(members, table.Member{Node: fmt.Sprint("n", i+1), Weight: 1})
+		for left := range 1<<n - 1 {
+			r := ranking{drains: map[uint16]bool{}}
+			var members []table.Member
+			for i := range n {
+				r.drains[uint16(i+1)] = left>>i&1 == 1
+				members = append(members, table.Member{Node: fmt.Sprint("n", i+1), Weight: 1, Draining: left>>i&1 == 1})
+			}
+			builder := table.NewBuilder()
+			r.slots, r.order = pack(builder.Build(members), index(n)), ordersOf(builder, members, index(n))
+			rankings[[2]int{n, left}] = r
 		}
-		builder := table.NewBuilder()
-		base := pack(builder.Build(members), index(n))
-		worlds = append(worlds, world{members, base, ordersOf(builder, members, index(n))})
 	}
 	rapid.Check(t, func(t *rapid.T) {
-		w := rapid.SampledFrom(worlds).Draw(t, "world")
-		members, base, order := w.members, w.base, w.order
-		nodes := index(len(members))
-		at := rapid.IntRange(0, len(base)-1).Draw(t, "slot")
+		n := rapid.IntRange(2, decide.Ranks).Draw(t, "nodes")
+		left := rapid.IntRange(0, 1<<n-2).Draw(t, "that have left")
+		slot := rapid.IntRange(0, table.Slots-1).Draw(t, "slot")
+		node := rapid.Uint16Range(1, uint16(n))
 		slots := map[uint16]decide.Slot{}
-		drains := map[uint16]bool{}
-		for _, n := range nodes {
-			drains[n] = false
-		}
-		for i := range members {
-			self := uint16(i + 1)
+		for i := range n {
+			r := rankings[[2]int{n, left}]
+			if rapid.Bool().Draw(t, "has not heard of that") {
+				r = rankings[[2]int{n, 0}]
+			}
 			var before []decide.Slot
 			for range rapid.IntRange(0, 3).Draw(t, "tables before") {
-				n := uint16(rapid.IntRange(1, len(members)).Draw(t, "first"))
-				before = append(before, decide.NoSlot.With(0, n, false))
+				before = append(before, decide.NoSlot.With(0, node.Draw(t, "first"), false))
 			}
-			slots[self] = inOrder(keep(base[at].WithMoved(true), before, drains), order(at))
+			slots[uint16(i+1)] = inOrder(keep(r.slots[slot].WithMoved(true), before, r.drains), r.order(slot))
 		}
-		has := uint16(rapid.IntRange(1, len(members)).Draw(t, "node with the connection"))
-		self := uint16(rapid.IntRange(1, len(members)).Draw(t, "node that it comes to"))
+		stays := node.Filter(func(n uint16) bool { return left>>(n-1)&1 == 0 })
+		has, self := stays.Draw(t, "node with the connection"), node.Draw(t, "node that it comes to")
 		suspects := map[[2]uint16]bool{}
 		for range rapid.IntRange(0, 6).Draw(t, "suspicions") {
-			node := rapid.Uint16Range(1, uint16(len(members)))
 			suspects[[2]uint16{node.Draw(t, "who suspects"), node.Draw(t, "whom")}] = true
 		}
 		bounces := rapid.Bool().Draw(t, "UDP")
 		ttl, way := uint8(freshTTL), []uint16{self}
 		for {
-			v := decide.View{Slot: slots[self], Self: self, TTL: ttl, Local: true, Chance: true, Bounces: bounces}
+			v := decide.View{
+				Slot: slots[self], Self: self, TTL: ttl, Local: left>>(self-1)&1 == 0, Chance: true, Bounces: bounces,
+			}
 			for i := range v.Alive {
 				n, _ := v.Slot.At(i)
 				v.Alive[i] = !suspects[[2]uint16{self, n}]

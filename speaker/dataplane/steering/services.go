@@ -47,6 +47,8 @@ type record struct {
 	id      uint32
 	group   *group // nil: nobody has endpoints
 	history table.History
+	// left are nodes that are in the group though they have no endpoints any more.
+	left map[string]leaver
 	// asked is how many second chances there were when slots were to be forgotten last.
 	asked uint64
 	// keys and ranges are what the kernel has of it.
@@ -133,7 +135,7 @@ func (s *services) sync(
 	}
 	var changed []string
 	for name, desired := range d.Services {
-		if r := s.records[name]; r == nil || again || !r.desired.equal(desired) {
+		if r := s.records[name]; r == nil || again || !r.desired.equal(desired) || r.lingered(now) {
 			changed = append(changed, name)
 		}
 	}
@@ -236,6 +238,7 @@ func (s *services) change(
 		r = &record{} // it may have connections: of a time in which it was not steered
 		r.id = s.idFor(desired)
 	}
+	members = r.withLeavers(members, self, nodes, now)
 	g, err := s.join(r, members, nodes, c)
 	if err != nil {
 		return err

@@ -89,16 +89,24 @@ func (m *model) read(at location) []decide.Slot {
 	return slots
 }
 
-// verify compares the maps with what is desired.
-func (m *model) verify(d Desired, index map[string]uint16) error {
+// verify compares the maps with what is desired. Nodes that left lately may be in tables, too, and
+// drain there.
+func (m *model) verify(d Desired, index map[string]uint16, s *services) error {
 	entries, ids := 0, map[uint32]string{}
-	for name, s := range d.Services {
-		members := reachable(s.Members, index)
+	for name, svc := range d.Services {
+		members := reachable(svc.Members, index)
 		if len(members) == 0 {
 			continue
 		}
+		local := isLocal(members, d.Self)
+		for node, l := range s.records[name].left {
+			members = append(members, table.Member{Node: node, Weight: l.weight, Draining: true})
+		}
+		if members = table.Normalize(members); len(s.records[name].left) > 0 && len(members) > decide.Ranks {
+			return fmt.Errorf("%s: %v are ranked, with nodes that left", name, members)
+		}
 		want := pack(m.builder.Build(members), index)
-		for _, f := range s.Frontends {
+		for _, f := range svc.Frontends {
 			got, ok := m.services[keyOf(f)]
 			if !ok {
 				return fmt.Errorf("%s of %s is missing", f.Address, name)
@@ -117,10 +125,10 @@ func (m *model) verify(d Desired, index map[string]uint16) error {
 					return fmt.Errorf("%s has another table than its members make", name)
 				}
 			}
-			if local := got.Flags&program.Local != 0; local != isLocal(members, d.Self) {
-				return fmt.Errorf("%s: local %t", name, local)
+			if got := got.Flags&program.Local != 0; got != local {
+				return fmt.Errorf("%s: local %t", name, got)
 			}
-			if affinity := got.Flags&program.Affinity != 0; affinity != s.Affinity {
+			if affinity := got.Flags&program.Affinity != 0; affinity != svc.Affinity {
 				return fmt.Errorf("%s: affinity %t", name, affinity)
 			}
 		}
@@ -198,7 +206,7 @@ func TestServices_sync(t *testing.T) {
 			}
 			now = now.Add(time.Duration(rapid.IntRange(0, 8).Draw(t, "hours")) * time.Hour)
 			bring := func(c changes, failed failures) {
-				if err := errors.Join(failed.err(), m.apply(c), m.verify(d, nodes)); err != nil {
+				if err := errors.Join(failed.err(), m.apply(c), m.verify(d, nodes, s)); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -238,7 +246,7 @@ func TestServices_remembers(t *testing.T) {
 			}
 			d.Services["web"] = web
 			c, err := s.syncAll(d, nodes, false, start, unasked)
-			if err := errors.Join(err, m.apply(c), m.verify(d, nodes)); err != nil {
+			if err := errors.Join(err, m.apply(c), m.verify(d, nodes, s)); err != nil {
 				t.Fatal(err)
 			}
 			base := pack(m.builder.Build(web.Members), nodes)
@@ -365,7 +373,7 @@ func TestServices_conflict(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err == nil {
-			err = m.verify(d, nodes)
+			err = m.verify(d, nodes, s)
 		}
 		return err
 	}
@@ -523,5 +531,58 @@ func BenchmarkServices_oneOf10000(b *testing.B) {
 		if c, err := s.syncAll(d, nodes, false, start, unasked); err != nil || len(c.put) != 2 {
 			b.Fatal(err, len(c.put))
 		}
+	}
+}
+
+// A node whose last endpoint is gone stays in the table for a while, where there is room: nodes
+// that have not heard of it ask each other in the same order. This node stays longer in its own.
+func TestServices_leavers(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		before, then []string
+		after        time.Duration
+		want         []string
+	}{
+		{"one of three", []string{"n1", "n2", "n3"}, []string{"n2", "n3"}, time.Second, []string{"n1", "n2", "n3"}},
+		{"long ago", []string{"n1", "n2", "n3"}, []string{"n1", "n3"}, time.Minute, []string{"n1", "n3"}},
+		{"this node, long ago", []string{"n1", "n2", "n3"}, []string{"n2"}, time.Minute, []string{"n1", "n2"}},
+		{"this node, a day ago", []string{"n1", "n2", "n3"}, []string{"n2"}, 24 * time.Hour, []string{"n2"}},
+		{"it is deleted", []string{"n2", "n3", "n9"}, []string{"n2"}, time.Second, []string{"n2", "n3"}},
+		{"no room", []string{"n2", "n3", "n4"}, []string{"n2", "n5", "n6"}, time.Second, []string{"n2", "n5", "n6"}},
+		{"the last one", []string{"n2"}, nil, time.Second, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m, nodes := newModel(), index(9)
+			s := newServices(nil, nil, nil, m.read)
+			d := Desired{Self: "n1", Services: map[string]Service{}}
+			bring := func(members []string, nodes map[string]uint16, again bool, now time.Time) {
+				t.Helper()
+				web := Service{Frontends: []Frontend{frontend(1)}}
+				for _, n := range members {
+					web.Members = append(web.Members, table.Member{Node: n, Weight: 1})
+				}
+				d.Services["web"] = web
+				changes, err := s.syncAll(d, nodes, again, now, unasked)
+				if err := errors.Join(err, m.apply(changes), m.verify(d, nodes, s)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			bring(c.before, nodes, false, start)
+			delete(nodes, "n9")
+			bring(c.then, nodes, true, start)
+			bring(c.then, nodes, false, start.Add(c.after))
+			var got []string
+			if g := s.records["web"].group; g != nil {
+				for _, m := range g.members {
+					got = append(got, m.Node)
+					if m.Draining == slices.Contains(c.then, m.Node) {
+						t.Errorf("%+v", m)
+					}
+				}
+			}
+			if !slices.Equal(got, c.want) {
+				t.Errorf("the table has %v, want %v", got, c.want)
+			}
+		})
 	}
 }
