@@ -124,6 +124,16 @@ func alerts() []alert {
 			summary: "Node {{ $labels.node }} drops packets of connections that no node knows.",
 		},
 		{
+			name: "FenceFailing", severity: warning,
+			expr:    `sum(increase(berth_fence_failures_total[10m])) > 0`,
+			summary: "Pods of a dead node could not be called not ready: requests to them fail until Kubernetes does it.",
+		},
+		{
+			name: "NodesUnwatched", severity: warning, duration: "15m",
+			expr:    `max(berth_fence_unwatched_nodes) > 0`,
+			summary: "{{ $value }} nodes are not fenced when they die: fewer than two other speakers hear them.",
+		},
+		{
 			name: "BGPSessionFlapping", severity: warning,
 			expr:    `increase(berth_bgp_session_downs_total[30m]) > 2.5`,
 			summary: "The session of node {{ $labels.node }} with BGPNeighbor {{ $labels.peer }} comes and goes.",
