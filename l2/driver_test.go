@@ -356,6 +356,27 @@ func twoNodes(t *testing.T, e *ether, options ...func(*Config, *fakeSystem)) (ow
 	return owner, other
 }
 
+// Nodes hear each other on the interface that has their address, also where nothing is announced:
+// who asks which nodes are dead goes by that.
+func TestDriverHearsWithoutAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		a, b := e.node(t, "a", 1), e.node(t, "b", 2)
+		pass(2 * time.Second)
+		for _, n := range []*fakeNode{a, b} {
+			segments := n.Status().Segments
+			if len(segments) != 1 || len(segments[0].Peers) != 1 || segments[0].Peers[0].State != Ready {
+				t.Errorf("a node sees %+v, want one segment with the other one, ready", segments)
+			}
+		}
+		a.kill()
+		pass(500 * time.Millisecond)
+		if !slices.ContainsFunc(b.seen(), func(o Observation) bool { return o.Kind == PeerDown && o.Node == "a" }) {
+			t.Error("nobody noticed that a node died")
+		}
+	})
+}
+
 func TestDriverListensFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &ether{}
