@@ -31,15 +31,7 @@ func TestDetector(t *testing.T) {
 		return rack.answers[node]
 	})
 	v.every = time.Millisecond
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
-	go func() { done <- v.Run(ctx) }()
-	defer func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}()
+	defer run(t, v)()
 	becomes := func(node string, dead bool) {
 		t.Helper()
 		for v.Dead()[node] != dead {
@@ -407,10 +399,7 @@ func TestDetector_overdue(t *testing.T) {
 					}
 					return answers
 				})
-				ctx, cancel := context.WithCancel(t.Context())
-				done := make(chan error)
-				go func() { done <- d.Run(ctx) }()
-				defer func() { cancel(); <-done }()
+				defer run(t, d)()
 				d.Heard("a", "eth0")
 				d.Heard("b", "eth0")
 				if c.late {
@@ -435,6 +424,19 @@ func TestDetector_overdue(t *testing.T) {
 	}
 }
 
+// run runs a Detector until the function that it returns is called.
+func run(t *testing.T, d *Detector) (end func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- d.Run(ctx) }()
+	return func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // A message that is overdue again is a question of its own.
 func TestDetector_overdueAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -449,10 +451,7 @@ func TestDetector_overdueAgain(t *testing.T) {
 				return false
 			}
 		})
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error)
-		go func() { done <- d.Run(ctx) }()
-		defer func() { cancel(); <-done }()
+		defer run(t, d)()
 		d.Heard("a", "eth0")
 		d.Overdue("a")
 		d.Overdue("a")
