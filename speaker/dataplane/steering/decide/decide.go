@@ -237,14 +237,13 @@ func (v View) asked() int {
 // The first asks the next in rank, that one the next, and so on, by falling TTLs of one class,
 // until all were asked that are not the first.
 func (v View) ask(o order, c class) Verdict {
-	mine, asked := o.first == v.Self, v.asked()
+	mine := o.first == v.Self
 	if !mine && c < second {
 		return to(o.first, c+1, Corrected)
 	}
 	w := v.others(o)
 	switch {
-	// One more is left if the first by this table is not the one that asked first.
-	case w.next != Nobody && (asked < w.ranked-1 || asked <= w.ranked && w.next != o.first):
+	case w.next != Nobody && v.left(o, w):
 		return v.further(w.next, c)
 	case w.dead != Nobody && v.TTL > lowestThird:
 		return v.further(w.dead, c)
@@ -255,6 +254,15 @@ func (v View) ask(o order, c class) Verdict {
 		return to(o.first, last, Returned)
 	}
 	return v.here(Unknown)
+}
+
+// left reports whether one more is to be asked than were. After the last one that is the first,
+// which may not be the one that asked first, and then once more the one after it: a node that has
+// not heard that it joined is not in its own table, and guesses its turn. Of two nodes none is
+// left out.
+func (v View) left(o order, w others) bool {
+	asked := v.asked()
+	return asked < w.ranked-1 || asked < w.ranked && w.ranked > 2 || asked <= w.ranked && w.next != o.first
 }
 
 // further sends a packet to the next one that may know its connection.

@@ -237,8 +237,12 @@ static __always_inline void ask(const struct view *v, const struct order *o, __u
 	if (!mine && c < SECOND)
 		return to(r, o->first, c + 1, REASON_CORRECTED);
 	find_others(v, o, &w);
-	/* One more is left if the first by this table is not the one that asked first. */
-	if (w.next != NOBODY && (n + 1 < w.ranked || (n <= w.ranked && w.next != o->first)))
+	/* After the last one the first is asked, which may not be the one that asked first, and then once
+	 * more the one after it: a node that has not heard that it joined is not in its own table, and
+	 * guesses its turn. Of two nodes none is left out.
+	 */
+	if (w.next != NOBODY && (n + 1 < w.ranked || (n < w.ranked && w.ranked > 2) ||
+				 (n <= w.ranked && w.next != o->first)))
 		return further(v, w.next, c, r);
 	if (w.dead != NOBODY && v->ttl > LOWEST_THIRD)
 		return further(v, w.dead, c, r);
