@@ -16,8 +16,12 @@ import (
 	"os/signal"
 	"regexp"
 	"slices"
+	"strconv"
+	"strings"
 	"syscall"
+	"time"
 
+	"github.com/berth-lb/berth/e2e/hollow"
 	"github.com/berth-lb/berth/e2e/lab"
 	"github.com/berth-lb/berth/e2e/stage"
 )
@@ -29,6 +33,14 @@ func main() {
 	routes := flag.Int("routes", 0, "measure the routes of so many Services alone")
 	part := flag.String("run", "", "measure only those parts whose names match this regular expression")
 	leaves := flag.Int("leaves", 0, "make the owner of an address leave so many times in each of three ways, alone")
+	sizes := flag.String("hollow", "", "measure hollow clusters of these numbers of nodes alone, like 10,25,50")
+	var hollowed hollow.Options
+	flag.IntVar(&hollowed.Services, "hollow-services", 1000, "with -hollow: Services of type LoadBalancer")
+	flag.IntVar(&hollowed.Others, "hollow-others", 1000, "with -hollow: Services of type ClusterIP")
+	flag.IntVar(&hollowed.Many, "hollow-many", 10000, "with -hollow: very many Services, at the first size; 0: none")
+	flag.IntVar(&hollowed.Routed, "hollow-routed", 2000, "with -hollow: Services by BGP, at the first size; 0: none")
+	flag.DurationVar(&hollowed.Quiet, "hollow-quiet", 15*time.Second, "with -hollow: how long things settle")
+	flag.DurationVar(&hollowed.Span, "hollow-span", time.Minute, "with -hollow: how long something is counted")
 	rounds := flag.Int("rounds", 10, "how often an address is made to move in each way")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
@@ -36,6 +48,9 @@ func main() {
 	switch wanted, wrong := regexp.Compile(*part); {
 	case wrong != nil:
 		err = fmt.Errorf("-run %s: %w", *part, wrong)
+	case *sizes != "":
+		hollowed.Parts = wanted
+		err = runHollow(ctx, *file, *sizes, hollowed)
 	case *many > 0:
 		err = runScale(ctx, *file, *program, *many)
 	case *routes > 0:
@@ -55,6 +70,26 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
+}
+
+// runHollow measures hollow clusters, in namespaces of their own.
+func runHollow(ctx context.Context, file, sizes string, o hollow.Options) error {
+	for text := range strings.SplitSeq(sizes, ",") {
+		size, err := strconv.Atoi(text)
+		if err != nil || size < 1 || size > 250 {
+			return fmt.Errorf("-hollow %s: %q is not a number of nodes from 1 to 250", sizes, text)
+		}
+		o.Nodes = append(o.Nodes, size)
+	}
+	if !slices.IsSorted(o.Nodes) {
+		return fmt.Errorf("-hollow %s: give the sizes in ascending order", sizes)
+	}
+	if !hollow.Inside() {
+		return hollow.Enter(ctx)
+	}
+	r := newReport(os.Stdout)
+	o.Figure, o.Log = r.add, os.Stderr
+	return errors.Join(hollow.Run(ctx, o), r.write(file))
 }
 
 // step is a part of the measurement.
