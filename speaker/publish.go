@@ -23,7 +23,7 @@ func (r *reporter) write(ctx context.Context) error {
 		return fmt.Errorf("Speaker %s: %w", r.Node, err)
 	}
 	status := r.compose(r.written.Status.Conditions, r.written.Generation)
-	if apiequality.Semantic.DeepEqual(r.written.Status, status) {
+	if !r.lag.due(r.written.Status, status, time.Now()) {
 		return nil
 	}
 	desired := r.written.DeepCopy()
@@ -37,6 +37,74 @@ func (r *reporter) write(ctx context.Context) error {
 	written.Status = status // as we compare it
 	r.written = written
 	return nil
+}
+
+// lagAtMost is how long numbers may be a little behind in what is written.
+const lagAtMost = 10 * time.Minute
+
+// lag is how long what was written has been behind in numbers only, and little. One speaker that
+// restarts, or one new Service, changes a number in the reports of all others: were each written at
+// once, the writes would grow with the nodes.
+type lag struct{ since time.Time }
+
+// due reports whether a status is to be written, given the one that was written last.
+func (l *lag) due(written, status v1alpha1.SpeakerStatus, now time.Time) bool {
+	differs, notably := compare(written, status)
+	switch {
+	case !differs:
+		l.since = time.Time{}
+		return false
+	case notably:
+	case l.since.IsZero():
+		l.since = now
+		return false
+	case now.Sub(l.since) < lagAtMost:
+		return false
+	}
+	l.since = time.Time{}
+	return true
+}
+
+// compare reports whether two statuses differ, and whether in more than numbers that are almost the
+// same.
+func compare(a, b v1alpha1.SpeakerStatus) (differs, notably bool) {
+	if apiequality.Semantic.DeepEqual(a, b) {
+		return false, false
+	}
+	b = *b.DeepCopy()
+	before, now := numbers(&a), numbers(&b)
+	if len(before) != len(now) {
+		return true, true
+	}
+	for i := range now {
+		if notable(*before[i], *now[i]) {
+			return true, true
+		}
+		*now[i] = *before[i]
+	}
+	return true, !apiequality.Semantic.DeepEqual(a, b)
+}
+
+// notable reports whether a number changed by more than an eighth, began or ended to be 0, or began
+// or ended to be there.
+func notable(before, now *int32) bool {
+	if before == nil || now == nil {
+		return before != now
+	}
+	low, high := min(*before, *now), max(*before, *now)
+	return low != high && (low == 0 || 8*(high-low) > high)
+}
+
+// numbers are the fields that count what comes and goes with other nodes and with Services.
+func numbers(s *v1alpha1.SpeakerStatus) []**int32 {
+	all := []**int32{&s.AddressesOwned, &s.PrefixesAnnounced, &s.IPVS.VirtualServers, &s.Steering.Ports}
+	for i := range s.Segments {
+		all = append(all, &s.Segments[i].PeersAlive, &s.Segments[i].AddressesOwned)
+	}
+	for i := range s.Sessions {
+		all = append(all, &s.Sessions[i].Prefixes)
+	}
+	return all
 }
 
 // findWritten makes r.written the object as it is, and makes it belong to the Node.

@@ -63,6 +63,7 @@ type reporter struct {
 	flushes chan chan error // asks run to write now
 
 	written *v1alpha1.Speaker // of the goroutine of publish
+	lag     lag               // of the goroutine of publish
 	rewound atomic.Bool       // what was written may be lost
 }
 

@@ -295,3 +295,63 @@ func TestReporter_serves(t *testing.T) {
 		}
 	}
 }
+
+// What other nodes and Services do changes numbers in the reports of all nodes. They are not
+// written for that, unless the numbers are far off or stay so.
+func TestLag_due(t *testing.T) {
+	report := func(peers, owned, prefixes int32, state v1alpha1.SegmentState) v1alpha1.SpeakerStatus {
+		return v1alpha1.SpeakerStatus{
+			AddressesOwned: &owned, PrefixesAnnounced: &prefixes,
+			Segments: []v1alpha1.SegmentReport{
+				{Interface: "eth0", State: state, PeersAlive: &peers, AddressesOwned: &owned},
+			},
+			Sessions: []v1alpha1.SessionReport{{NeighborName: "tor", Prefixes: &prefixes}},
+		}
+	}
+	written := report(499, 20, 10_000, v1alpha1.SegmentAnnouncing)
+	alone := report(499, 0, 10_000, v1alpha1.SegmentAnnouncing)
+	more := report(499, 20, 10_000, v1alpha1.SegmentAnnouncing)
+	more.Sessions = append(more.Sessions, v1alpha1.SessionReport{NeighborName: "spine"})
+	begun := time.Unix(1000, 0)
+	for _, c := range []struct {
+		name    string
+		written v1alpha1.SpeakerStatus
+		now     v1alpha1.SpeakerStatus
+		want    bool // at once
+		later   bool
+	}{
+		{"nothing new", written, report(499, 20, 10_000, v1alpha1.SegmentAnnouncing), false, false},
+		{"a peer restarts", written, report(498, 20, 10_000, v1alpha1.SegmentAnnouncing), false, true},
+		{"an address more", written, report(499, 21, 10_000, v1alpha1.SegmentAnnouncing), false, true},
+		{"a Service more by BGP", written, report(499, 20, 10_001, v1alpha1.SegmentAnnouncing), false, true},
+		{"many addresses more", written, report(499, 30, 10_000, v1alpha1.SegmentAnnouncing), true, true},
+		{"no address is left", written, alone, true, true},
+		{"the first address", alone, written, true, true},
+		{"no peer is left", written, report(0, 20, 10_000, v1alpha1.SegmentAnnouncing), true, true},
+		{"the segment waits", written, report(498, 20, 10_000, v1alpha1.SegmentWaiting), true, true},
+		{"a session more", written, more, true, true},
+		{"the first report", v1alpha1.SpeakerStatus{}, written, true, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var l lag
+			if got := l.due(c.written, c.now, begun); got != c.want {
+				t.Errorf("written at once: %t, want %t", got, c.want)
+			}
+			if c.want {
+				return
+			}
+			if l.due(c.written, c.now, begun.Add(lagAtMost-1)) {
+				t.Error("written too early")
+			}
+			if got := l.due(c.written, c.now, begun.Add(lagAtMost)); got != c.later {
+				t.Errorf("written after a while: %t, want %t", got, c.later)
+			}
+		})
+	}
+	var l lag
+	l.due(written, report(498, 20, 10_000, v1alpha1.SegmentAnnouncing), begun)
+	l.due(written, written, begun.Add(time.Minute)) // the peer is back
+	if l.due(written, report(498, 20, 10_000, v1alpha1.SegmentAnnouncing), begun.Add(lagAtMost)) {
+		t.Error("a restart of the past has the next one written")
+	}
+}
