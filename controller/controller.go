@@ -26,6 +26,7 @@ import (
 	"github.com/berth-lb/berth/controller/allocation"
 	"github.com/berth-lb/berth/controller/announcement"
 	"github.com/berth-lb/berth/controller/fence"
+	"github.com/berth-lb/berth/controller/pace"
 	"github.com/berth-lb/berth/controller/service"
 )
 
@@ -72,6 +73,7 @@ type Controller struct {
 	services  workqueue.TypedRateLimitingInterface[string]
 	tasks     workqueue.TypedRateLimitingInterface[task]
 	reserving workqueue.TypedRateLimitingInterface[string] // AddressReservations
+	pace      *pace.Pacer                                  // of writes that only tell Services of changed conditions
 	metrics   *metrics
 	fencer    *fence.Fencer // nil: nobody fences dead nodes
 
@@ -110,6 +112,14 @@ const (
 	wakeResting      task = "resting"  // freed addresses may have rested long enough
 	usageInterval         = 500 * time.Millisecond
 	sessionsInterval      = time.Second
+)
+
+// Pace of writes that give and take nothing, and only change the conditions of Services that have
+// an address: each is sent to everybody who watches Services, such as kube-proxy on every node. Few
+// are written at once.
+const (
+	changesPerSecond = 50
+	changesAtOnce    = 200
 )
 
 // sources are the informers that the controller reads from.

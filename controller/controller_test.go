@@ -146,7 +146,7 @@ func TestTellNews(t *testing.T) {
 				var got told
 				ctl := &Controller{
 					Options:  Options{Events: &got, Logger: slog.New(slog.DiscardHandler)},
-					services: newFairQueue(""),
+					services: newFairQueue("", nil),
 				}
 				defer ctl.services.ShutDown()
 				ctl.nodes.Store(&map[string]announcement.Node{})
@@ -194,7 +194,7 @@ func TestTellNewsLooksAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctl := &Controller{
 			Options:  Options{Events: new(told), Logger: slog.New(slog.DiscardHandler)},
-			services: newFairQueue(""),
+			services: newFairQueue("", nil),
 		}
 		defer ctl.services.ShutDown()
 		ctl.nodes.Store(&map[string]announcement.Node{})
@@ -250,4 +250,36 @@ func TestWork_stuck(t *testing.T) {
 			t.Errorf("stuck at the end: %v", stuck)
 		}
 	})
+}
+
+// Who waits for a first address goes before others: not a Service that has one, nor one that knows
+// why it has none, nor one that Berth does not serve.
+func TestNewcomer(t *testing.T) {
+	ctl := &Controller{Options: Options{Classes: []string{v1alpha1.LoadBalancerClass}, Classless: true}}
+	ctl.informers.service = informers.NewSharedInformerFactory(fake.NewClientset(), 0).
+		Core().
+		V1().
+		Services().
+		Informer()
+	balanced := corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer}
+	for name, svc := range map[string]*corev1.Service{
+		"new":   {Spec: balanced},
+		"other": {Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP}},
+		"has": {Spec: balanced, Status: corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{
+			Ingress: []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}},
+		}}},
+		"told": {Spec: balanced, Status: corev1.ServiceStatus{
+			Conditions: []metav1.Condition{{Type: v1alpha1.ServiceAllocated, Status: metav1.ConditionFalse}},
+		}},
+	} {
+		svc.Namespace, svc.Name = "a", name
+		if err := ctl.informers.service.GetStore().Add(svc); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]bool{"new": true, "other": false, "has": false, "told": false, "gone": false} {
+		if got := ctl.newcomer("a/" + name); got != want {
+			t.Errorf("%s goes first: %t, want %t", name, got, want)
+		}
+	}
 }

@@ -90,6 +90,7 @@ func (c *Controller) lead(
 		work(ctx, "reservations", c.reserving, c.reconcileReservation, retried[string](c, "reservation"))
 		return nil
 	})
+	group.Go(func() error { return c.pace.Run(ctx, c.services.Add) })
 	for i := range c.Workers {
 		name := fmt.Sprintf("services %d", i)
 		group.Go(func() error { work(ctx, name, c.services, reconcile, retried[string](c, "service")); return nil })

@@ -148,6 +148,9 @@ func (p *Provider) publish(
 		svc, svc.Status.LoadBalancer.Ingress, conditions, p.c.recorded(key, svc, service.AddressesIn(svc)),
 		metav1.Now(),
 	)
+	if p.c.waits(key, svc, desired) {
+		return nil
+	}
 	if desired != svc {
 		if err := p.c.write(ctx, key, desired); err != nil {
 			return err

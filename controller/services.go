@@ -50,6 +50,15 @@ func (c *Controller) rebuild(ctx context.Context) error {
 	return nil
 }
 
+// newcomer reports whether the key is of a Service that Berth may serve and has said nothing about
+// yet: somebody waits for its address.
+func (c *Controller) newcomer(key string) bool {
+	o, exists, err := c.informers.service.GetStore().GetByKey(key)
+	svc, ok := o.(*corev1.Service)
+	return ok && exists && err == nil && len(svc.Status.LoadBalancer.Ingress) == 0 &&
+		c.classes().Selects(svc) && !service.Marked(svc)
+}
+
 // judge returns to whom the Service belongs, and the record of what Berth gave it, without
 // addresses if there is none.
 func (c *Controller) judge(svc *corev1.Service) (service.Ownership, record.Record) {
@@ -76,6 +85,7 @@ func (c *Controller) reconcile(ctx context.Context, key string) error {
 	case apierrors.IsNotFound(err):
 		c.allocations.Release(key)
 		c.writes.Gone(key)
+		c.pace.Forget(key)
 		c.allocations.Vacate(key)
 		c.awaited.Review(key, false)
 		return nil
@@ -132,6 +142,9 @@ func (c *Controller) serve(
 		shown = svc.Status.LoadBalancer.Ingress // without pools every status stays as it is
 	}
 	desired, news := service.WithStatus(svc, shown, conditions, c.recorded(key, svc, outcome.Addresses), metav1.Now())
+	if waits := len(outcome.Surplus) == 0 && c.waits(key, svc, desired); waits {
+		return nil
+	}
 	if desired != svc {
 		if err := c.write(ctx, key, desired); err != nil {
 			return err
@@ -145,6 +158,17 @@ func (c *Controller) serve(
 		c.tellForwarder(svc, o.Forwarder)
 	}
 	return nil
+}
+
+// waits reports whether the desired status of a Service is not written yet, since it only changes
+// conditions and many do. The key is requeued when its turn has come, and may have nothing to tell
+// by then.
+func (c *Controller) waits(key string, svc, desired *corev1.Service) bool {
+	if desired == svc {
+		c.pace.Forget(key)
+		return false
+	}
+	return service.OnlyTells(svc, desired) && !c.pace.Ask(key)
 }
 
 // unmark takes Berth's conditions from a Service that another implementation serves as long as

@@ -25,6 +25,7 @@ import (
 	"github.com/berth-lb/berth/controller/announcement"
 	"github.com/berth-lb/berth/controller/fair"
 	"github.com/berth-lb/berth/controller/fence"
+	"github.com/berth-lb/berth/controller/pace"
 )
 
 // New returns a controller that does nothing yet.
@@ -67,11 +68,12 @@ func New(o Options) (*Controller, error) {
 			serviceCIDR: client.NewInformer(o.Kubernetes.NetworkingV1().ServiceCIDRs(), &networkingv1.ServiceCIDR{}),
 			speaker:     client.NewInformer(o.Berth.Speakers, &v1alpha1.Speaker{}),
 		},
-		services:   newFairQueue("services"),
 		tasks:      newQueue[task]("configuration"),
-		reserving:  newFairQueue("reservations"),
+		reserving:  newFairQueue("reservations", nil),
+		pace:       pace.New(changesPerSecond, changesAtOnce),
 		successors: successors{},
 	}
+	c.services = newFairQueue("services", c.newcomer)
 	c.allocations = allocation.New(allocation.Config{
 		Queue: queues{c}, Logger: o.Logger, Services: c.informers.services,
 		Honored: o.Honored, Rest: o.Rest, ReleaseOutside: o.ReleaseOutside,
@@ -107,10 +109,12 @@ func newQueue[T comparable](name string) workqueue.TypedRateLimitingInterface[T]
 	)
 }
 
-// newFairQueue returns a queue of keys of objects whose namespaces take turns. Its metrics have the
-// name.
-func newFairQueue(name string) workqueue.TypedRateLimitingInterface[string] {
-	turns := workqueue.NewTypedWithConfig(workqueue.TypedQueueConfig[string]{Name: name, Queue: fair.New(namespaceOf)})
+// newFairQueue returns a queue of keys of objects whose namespaces take turns. goesFirst reports
+// whether a key goes before others; nil: none does. Its metrics have the name.
+func newFairQueue(name string, goesFirst func(key string) bool) workqueue.TypedRateLimitingInterface[string] {
+	turns := workqueue.NewTypedWithConfig(
+		workqueue.TypedQueueConfig[string]{Name: name, Queue: fair.New(namespaceOf, goesFirst)},
+	)
 	return workqueue.NewTypedRateLimitingQueueWithConfig(
 		workqueue.NewTypedItemExponentialFailureRateLimiter[string](10*time.Millisecond, 30*time.Second),
 		workqueue.TypedRateLimitingQueueConfig[string]{

@@ -1,17 +1,33 @@
 package fair
 
-// Queue holds a first-in first-out queue for each tenant; Pop takes from the tenants in turn. It is
-// a workqueue.Queue of k8s.io/client-go, and not safe for concurrent use.
+// turnOfOthers says how often an item passes that is not first, while there are some that are: each
+// that many.
+const turnOfOthers = 8
+
+// Queue holds a first-in first-out queue for each tenant; Pop takes from the tenants in turn. Some
+// items go first, and take turns among themselves. It is a workqueue.Queue of k8s.io/client-go, and
+// not safe for concurrent use.
 type Queue[T any] struct {
-	tenantOf func(T) string
-	waiting  map[string][]T
-	turns    []string // tenants with waiting items, the next one first
-	length   int
+	tenantOf      func(T) string
+	goesFirst     func(T) bool
+	first, others lane[T]
+	passed        int // items of first since one of the others
 }
 
-// New returns an empty queue. tenantOf returns the tenant of an item.
-func New[T any](tenantOf func(T) string) *Queue[T] {
-	return &Queue[T]{tenantOf: tenantOf, waiting: map[string][]T{}}
+// lane is a queue of tenants that take turns.
+type lane[T any] struct {
+	waiting map[string][]T
+	turns   []string // tenants with waiting items, the next one first
+	length  int
+}
+
+// New returns an empty queue. tenantOf returns the tenant of an item, and goesFirst reports whether
+// it goes before others, when it is pushed; nil: none does.
+func New[T any](tenantOf func(T) string, goesFirst func(T) bool) *Queue[T] {
+	return &Queue[T]{
+		tenantOf: tenantOf, goesFirst: goesFirst,
+		first: lane[T]{waiting: map[string][]T{}}, others: lane[T]{waiting: map[string][]T{}},
+	}
 }
 
 // Touch does nothing: an item that is added again keeps its place.
@@ -19,34 +35,53 @@ func (q *Queue[T]) Touch(T) {}
 
 // Push adds an item after the others of its tenant.
 func (q *Queue[T]) Push(item T) {
-	tenant := q.tenantOf(item)
-	if len(q.waiting[tenant]) == 0 {
-		q.turns = append(q.turns, tenant)
+	if q.goesFirst != nil && q.goesFirst(item) {
+		q.first.push(q.tenantOf(item), item)
+	} else {
+		q.others.push(q.tenantOf(item), item)
 	}
-	q.waiting[tenant] = append(q.waiting[tenant], item)
-	q.length++
 }
 
 // Len returns how many items wait.
-func (q *Queue[T]) Len() int { return q.length }
+func (q *Queue[T]) Len() int { return q.first.length + q.others.length }
 
 // Waiting returns how many items of the item's tenant wait.
-func (q *Queue[T]) Waiting(item T) int { return len(q.waiting[q.tenantOf(item)]) }
+func (q *Queue[T]) Waiting(item T) int {
+	tenant := q.tenantOf(item)
+	return len(q.first.waiting[tenant]) + len(q.others.waiting[tenant])
+}
 
 // Pop takes the first item of the tenant whose turn it is. The queue must not be empty.
 func (q *Queue[T]) Pop() T {
-	tenant := q.turns[0]
-	q.turns = q.turns[1:]
-	items := q.waiting[tenant]
+	if q.first.length == 0 || q.others.length > 0 && q.passed >= turnOfOthers {
+		q.passed = 0
+		return q.others.pop()
+	}
+	q.passed++
+	return q.first.pop()
+}
+
+func (l *lane[T]) push(tenant string, item T) {
+	if len(l.waiting[tenant]) == 0 {
+		l.turns = append(l.turns, tenant)
+	}
+	l.waiting[tenant] = append(l.waiting[tenant], item)
+	l.length++
+}
+
+func (l *lane[T]) pop() T {
+	tenant := l.turns[0]
+	l.turns = l.turns[1:]
+	items := l.waiting[tenant]
 	item := items[0]
 	var none T
 	items[0] = none // for the garbage collector
 	if items = items[1:]; len(items) > 0 {
-		q.waiting[tenant] = items
-		q.turns = append(q.turns, tenant)
+		l.waiting[tenant] = items
+		l.turns = append(l.turns, tenant)
 	} else {
-		delete(q.waiting, tenant)
+		delete(l.waiting, tenant)
 	}
-	q.length--
+	l.length--
 	return item
 }

@@ -10,9 +10,14 @@ import (
 
 var _ workqueue.Queue[string] = (*Queue[string])(nil)
 
+func tenantOf(key string) string {
+	namespace, _, _ := strings.Cut(key, "/")
+	return namespace
+}
+
 // Tenants are served in turn.
 func TestQueue(t *testing.T) {
-	q := New(func(key string) string { namespace, _, _ := strings.Cut(key, "/"); return namespace })
+	q := New(tenantOf, nil)
 	for _, key := range []string{"a/1", "a/2", "a/3", "b/1", "c/1", "c/2"} {
 		q.Push(key)
 	}
@@ -29,5 +34,30 @@ func TestQueue(t *testing.T) {
 	want := []string{"a/1", "b/1", "c/1", "a/2", "b/2", "c/2", "a/3"}
 	if !slices.Equal(got, want) {
 		t.Errorf("order %v, want %v", got, want)
+	}
+}
+
+// Some go first, in turn, and do not keep the others waiting for ever.
+func TestQueue_first(t *testing.T) {
+	q := New(tenantOf, func(key string) bool { return strings.Contains(key, "/new") })
+	for _, key := range []string{"a/1", "a/2", "b/1", "a/new1", "a/new2", "b/new1"} {
+		q.Push(key)
+	}
+	if n := q.Waiting("a/9"); q.Len() != 6 || n != 4 {
+		t.Errorf("%d wait, %d of them of tenant a, want 6 and 4", q.Len(), n)
+	}
+	got := []string{q.Pop(), q.Pop(), q.Pop(), q.Pop()}
+	for i := range 9 {
+		q.Push("c/new" + string(rune('0'+i)))
+	}
+	for range 11 {
+		got = append(got, q.Pop())
+	}
+	want := []string{
+		"a/new1", "b/new1", "a/new2", "a/1",
+		"c/new0", "c/new1", "c/new2", "c/new3", "c/new4", "c/new5", "c/new6", "c/new7", "b/1", "c/new8", "a/2",
+	}
+	if !slices.Equal(got, want) || q.Len() != 0 {
+		t.Errorf("order %v, want %v, and %d are left", got, want, q.Len())
 	}
 }

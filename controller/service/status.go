@@ -43,6 +43,14 @@ func WithStatus(
 	return desired, news
 }
 
+// OnlyTells reports whether the desired status differs from that of the Service in nothing but
+// conditions that it has already: it has an address, and nothing is given or taken.
+func OnlyTells(svc, desired *corev1.Service) bool {
+	before, after := svc.Status.Conditions, desired.Status.Conditions
+	return len(svc.Status.LoadBalancer.Ingress) > 0 && essence(svc) == essence(desired) &&
+		slices.EqualFunc(before, after, func(a, b metav1.Condition) bool { return a.Type == b.Type })
+}
+
 // putRecord sets or removes the record in the status, and reports whether that changed anything.
 func putRecord(svc *corev1.Service, signed *metav1.Condition) bool {
 	list := &svc.Status.Conditions

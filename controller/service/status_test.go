@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config"
+	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/controller/condition"
 	"github.com/berth-lb/berth/ipam"
 )
@@ -25,7 +26,8 @@ func TestWithStatus(t *testing.T) {
 		t.Fatalf("a fresh Service: news %v, want one and a write", news)
 	}
 	later := metav1.NewTime(time.Unix(2000, 0))
-	if again, news := WithStatus(written, vip, []condition.Condition{ok}, nil, later); again != written || len(news) != 0 {
+	if again, news := WithStatus(written, vip, []condition.Condition{ok}, nil, later); again != written ||
+		len(news) != 0 {
 		t.Errorf("a status that is right would be written again (%v)", news)
 	}
 	unset := written.DeepCopy()
@@ -48,6 +50,41 @@ func TestWithStatus(t *testing.T) {
 	if again, _ := WithStatus(foreign, vip, []condition.Condition{ok}, nil, now); again == foreign ||
 		again.Status.LoadBalancer.Ingress[0].IP != "192.0.2.1" {
 		t.Error("a status that somebody changed is put back")
+	}
+}
+
+// Only a status that gives and takes nothing may wait for its turn.
+func TestOnlyTells(t *testing.T) {
+	addresses := []netip.Addr{netip.MustParseAddr("192.0.2.1")}
+	vip := IngressOf(addresses, corev1.LoadBalancerIPModeVIP)
+	now := metav1.Now()
+	allocated := Allocated(Request{}, ipam.Assignment{Addresses: addresses}, nil, nil)
+	announced := condition.Condition{Kind: v1alpha1.ServiceAnnounced, OK: true, Reason: "Announced"}
+	away := condition.Condition{Kind: v1alpha1.ServiceAnnounced, Reason: "NoSession"}
+	signed := &metav1.Condition{Type: v1alpha1.ServiceRecord, Message: "signed"}
+	both := []condition.Condition{allocated, announced}
+	shown, _ := WithStatus(&corev1.Service{}, vip, both, signed, now)
+	first, _ := WithStatus(&corev1.Service{}, vip, []condition.Condition{allocated}, signed, now)
+	for _, c := range []struct {
+		name       string
+		from       *corev1.Service
+		ingress    []corev1.LoadBalancerIngress
+		conditions []condition.Condition
+		signed     *metav1.Condition
+		want       bool
+	}{
+		{"a session that is away", shown, vip, []condition.Condition{allocated, away}, signed, true},
+		{"the first address", &corev1.Service{}, vip, both, signed, false},
+		{"no address, and why", &corev1.Service{}, nil, []condition.Condition{away}, nil, false},
+		{"the first word on announcing", first, vip, both, signed, false},
+		{"an address less", shown, nil, []condition.Condition{allocated, away}, signed, false},
+		{"another ipMode", shown, IngressOf(addresses, corev1.LoadBalancerIPModeProxy), both, signed, false},
+		{"another record", shown, vip, both, &metav1.Condition{Type: v1alpha1.ServiceRecord, Message: "new"}, false},
+	} {
+		desired, _ := WithStatus(c.from, c.ingress, c.conditions, c.signed, now)
+		if got := OnlyTells(c.from, desired); got != c.want || desired == c.from {
+			t.Errorf("%s only tells: %t, want %t of a write", c.name, got, c.want)
+		}
 	}
 }
 

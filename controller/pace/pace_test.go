@@ -1,0 +1,94 @@
+package pace
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// begin runs a Pacer of two turns a second, three at once, until the test ends. The function
+// returns what was released so far.
+func begin(t *testing.T) (*Pacer, func() []string) {
+	t.Helper()
+	p := New(2, 3)
+	released := make(chan string, 100)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- p.Run(ctx, func(key string) { released <- key }) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return p, func() []string {
+		synctest.Wait()
+		var got []string
+		for len(released) > 0 {
+			got = append(got, <-released)
+		}
+		return got
+	}
+}
+
+func expect(t *testing.T, when string, got []string, want ...string) {
+	t.Helper()
+	if !slices.Equal(got, want) {
+		t.Errorf("%s: released %q, want %q", when, got, want)
+	}
+}
+
+// Few go at once, and the rest in the order in which they asked.
+func TestPacer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, released := begin(t)
+		var went []bool
+		for i := range 6 {
+			went = append(went, p.Ask(fmt.Sprint("s", i)))
+		}
+		if want := []bool{true, true, true, false, false, false}; !slices.Equal(went, want) {
+			t.Errorf("went %v, want %v", went, want)
+		}
+		if p.Ask("s3") {
+			t.Error("asking again is no turn")
+		}
+		expect(t, "at once", released())
+		<-time.After(500 * time.Millisecond)
+		expect(t, "after half a second", released(), "s3")
+		<-time.After(time.Second)
+		expect(t, "after a second more", released(), "s4", "s5")
+		if !p.Ask("s3") || p.Ask("s3") {
+			t.Error("s3 had a turn, and only one")
+		}
+	})
+}
+
+// Who needs no turn any longer takes none from those who wait.
+func TestPacer_Forget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, released := begin(t)
+		for i := range 6 {
+			p.Ask(fmt.Sprint("s", i))
+		}
+		p.Forget("s3")
+		p.Forget("s4")
+		<-time.After(500 * time.Millisecond)
+		expect(t, "after half a second", released(), "s5")
+		p.Forget("s5")
+		if p.Ask("s5") {
+			t.Error("a turn that was given up was used")
+		}
+		p.Forget("s5")
+		p.Ask("s3") // anew
+		<-time.After(500 * time.Millisecond)
+		expect(t, "after a second", released(), "s3")
+		<-time.After(time.Minute)
+		expect(t, "after a minute", released())
+		if !p.Ask("s7") {
+			t.Error("nobody waits, and there were no turns for a minute")
+		}
+	})
+}
