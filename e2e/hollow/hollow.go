@@ -1,9 +1,9 @@
 //go:build linux
 
 // Package hollow measures what Berth costs an API server. It runs a hollow cluster, as Kubernetes'
-// kubemark does for kubelets: etcd, the API server, Berth's controller and, for each node, the three
-// processes of a speaker's Pod are real; the nodes themselves are network namespaces on one bridge
-// with a Node object and the heartbeats of a kubelet.
+// kubemark does for kubelets: etcd, the API server, Berth's controller and, for each node, the
+// three processes of a speaker's Pod are real. The nodes themselves are network namespaces on one
+// bridge with a Node object and the heartbeats of a kubelet.
 package hollow
 
 import (
@@ -26,8 +26,7 @@ type Options struct {
 	Nodes    []int // sizes of the cluster, ascending
 	Services int   // announced on the segment, at every size of the cluster
 	Others   int   // Services of type ClusterIP
-	Many     int   // Services announced on the segment, at the first size; 0: not measured
-	Routed   int   // Services announced by BGP, at the first size; 0: not measured
+	Routed   int   // Services announced by BGP, at the last size; 0: not measured
 	// Quiet is how long things settle before something is counted, and Span how long it is counted.
 	Quiet, Span time.Duration
 	Parts       *regexp.Regexp                                // those that are measured
@@ -40,6 +39,10 @@ const extrapolated = 500
 
 // kubeletsEvery is how often a kubelet writes its Node's status when nothing changes.
 const kubeletsEvery = 5 * time.Minute
+
+// startAtOnce is how many speakers start at a time: a start takes more than its share of two
+// processors, and hellos that are late move addresses.
+const startAtOnce = 4
 
 // run is a measurement in progress.
 type run struct {
@@ -97,15 +100,15 @@ func (r *run) measure(ctx context.Context) error {
 			); err != nil {
 				return err
 			}
-			if err := r.large(ctx); err != nil {
-				return err
-			}
 		}
-		if err := r.atSize(ctx, fmt.Sprintf("%dn_%ds", size, r.Services), r.Services, true); err != nil {
+		if err := r.atSize(ctx); err != nil {
 			return err
 		}
 	}
 	r.extrapolate()
+	if r.Routed > 0 {
+		return r.routed(ctx)
+	}
 	return nil
 }
 
@@ -143,6 +146,11 @@ func (r *run) grow(ctx context.Context, size int) error {
 		if err := r.startSpeaker(ctx, n); err != nil {
 			return err
 		}
+		if len(r.nodes)%startAtOnce == 0 {
+			if err := r.awaitSpeaker(ctx, n); err != nil {
+				return err
+			}
+		}
 	}
 	for _, n := range r.nodes {
 		if err := r.awaitSpeaker(ctx, n); err != nil {
@@ -152,16 +160,14 @@ func (r *run) grow(ctx context.Context, size int) error {
 	return nil
 }
 
-// atSize measures everything that grows with nodes or Services. Its figures are points of laws of
-// the nodes, if they are to be.
-func (r *run) atSize(ctx context.Context, suffix string, services int, lawful bool) error {
+// atSize measures everything that grows with nodes or Services.
+func (r *run) atSize(ctx context.Context) error {
+	suffix := fmt.Sprintf("%dn_%ds", len(r.nodes), r.Services)
 	add := func(name string, value float64, unit string) {
 		r.Figure("hollow_"+name+"_"+suffix, value, unit)
-		if lawful {
-			r.laws[name] = append(r.laws[name], point{float64(len(r.nodes)), value})
-		}
+		r.laws[name] = append(r.laws[name], point{float64(len(r.nodes)), value})
 	}
-	if err := r.awaitOwners(ctx, services); err != nil {
+	if err := r.awaitOwners(ctx, r.Services); err != nil {
 		return err
 	}
 	return errors.Join(
@@ -169,7 +175,7 @@ func (r *run) atSize(ctx context.Context, suffix string, services int, lawful bo
 		r.part(ctx, "heartbeats", 10*time.Second, func(ctx context.Context) error { return r.heartbeats(ctx, add) }),
 		r.part(ctx, "memory", 0, func(context.Context) error { return r.memory(add) }),
 		r.part(ctx, "restart", 0, func(ctx context.Context) error { return r.restart(ctx, add) }),
-		r.part(ctx, "death", 0, func(ctx context.Context) error { return r.death(ctx, services, add) }),
+		r.part(ctx, "death", 0, func(ctx context.Context) error { return r.death(ctx, add) }),
 	)
 }
 
@@ -309,7 +315,7 @@ func (r *run) restart(ctx context.Context, add adder) error {
 }
 
 // death measures what a node costs that loses its power, and comes back.
-func (r *run) death(ctx context.Context, services int, add adder) error {
+func (r *run) death(ctx context.Context, add adder) error {
 	found, err := r.owners(ctx)
 	if err != nil {
 		return err
@@ -322,7 +328,7 @@ func (r *run) death(ctx context.Context, services int, add adder) error {
 			return err
 		}
 		begun := time.Now()
-		if err := r.awaitOwners(ctx, services); err != nil {
+		if err := r.awaitOwners(ctx, r.Services); err != nil {
 			return err
 		}
 		took = time.Since(begun)
@@ -357,21 +363,36 @@ func (r *run) death(ctx context.Context, services int, add adder) error {
 	return nil
 }
 
+// lawful are the figures that grow with the nodes, by their units.
+var lawful = map[string]string{
+	"start_bytes": "B", "memory_speaker": "MiB", "memory_heart": "MiB",
+	"restart_speaker_writes": "writes", "death_speaker_writes": "writes", "return_speaker_writes": "writes",
+}
+
 // extrapolate prints the laws of the nodes, and what they make of many.
 func (r *run) extrapolate() {
-	for _, name := range slices.Sorted(maps.Keys(r.laws)) {
+	for _, name := range slices.Sorted(maps.Keys(lawful)) {
 		if law := fit(r.laws[name]); len(r.laws[name]) > 1 {
 			r.say("law of %s: %v, size is the number of nodes", name, law)
-			r.Figure(fmt.Sprintf("hollow_%s_%dn_%ds_by_law", name, extrapolated, r.Services), law.at(extrapolated), "")
+			figure := fmt.Sprintf("hollow_%s_%dn_%ds_by_law", name, extrapolated, r.Services)
+			r.Figure(figure, max(0, law.at(extrapolated)), lawful[name])
 		}
 	}
-	rest, beat := fit(r.laws["rest_bytes_per_speaker"]), fit(r.laws["heartbeat_bytes_per_speaker"])
-	if len(r.laws["heartbeat_bytes_per_speaker"]) == 0 {
+	beats, rests := r.laws["heartbeat_bytes_per_speaker"], r.laws["rest_bytes_per_speaker"]
+	if len(beats) == 0 || len(rests) == 0 {
 		return
+	}
+	// A heartbeat costs a speaker what it costs, however many nodes there are.
+	var beat, rest float64
+	for i := range beats {
+		beat += beats[i].value / float64(len(beats))
+	}
+	for i := range rests {
+		rest += rests[i].value / float64(len(rests))
 	}
 	const nodes = float64(extrapolated)
 	r.Figure(
 		fmt.Sprintf("hollow_rest_all_speakers_%dn_by_law", extrapolated),
-		nodes*(rest.at(nodes)+beat.at(nodes)*nodes/kubeletsEvery.Seconds())/1e6, "MB/s",
+		nodes*(rest+beat*nodes/kubeletsEvery.Seconds())/1e6, "MB/s",
 	)
 }

@@ -37,10 +37,9 @@ func main() {
 	var hollowed hollow.Options
 	flag.IntVar(&hollowed.Services, "hollow-services", 1000, "with -hollow: Services of type LoadBalancer")
 	flag.IntVar(&hollowed.Others, "hollow-others", 1000, "with -hollow: Services of type ClusterIP")
-	flag.IntVar(&hollowed.Many, "hollow-many", 10000, "with -hollow: very many Services, at the first size; 0: none")
-	flag.IntVar(&hollowed.Routed, "hollow-routed", 2000, "with -hollow: Services by BGP, at the first size; 0: none")
+	flag.IntVar(&hollowed.Routed, "hollow-routed", 0, "with -hollow: Services by BGP, at the last size; 0: none")
 	flag.DurationVar(&hollowed.Quiet, "hollow-quiet", 15*time.Second, "with -hollow: how long things settle")
-	flag.DurationVar(&hollowed.Span, "hollow-span", time.Minute, "with -hollow: how long something is counted")
+	flag.DurationVar(&hollowed.Span, "hollow-span", 30*time.Second, "with -hollow: how long something is counted")
 	rounds := flag.Int("rounds", 10, "how often an address is made to move in each way")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)

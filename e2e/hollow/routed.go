@@ -10,54 +10,10 @@ import (
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // away is how long a node or a router is.
 const away = time.Minute
-
-// large measures very many Services, announced by BGP and then on the segment, and deletes them.
-func (r *run) large(ctx context.Context) error {
-	if r.Routed > 0 {
-		if err := r.routed(ctx); err != nil {
-			return err
-		}
-	}
-	if r.Many <= r.Services {
-		return nil
-	}
-	r.say("making %d Services on the segment", r.Many)
-	if err := r.makeServices(ctx, bySegment, r.Services, r.Many); err != nil {
-		return err
-	}
-	suffix := fmt.Sprintf("%dn_%ds", len(r.nodes), r.Many)
-	if err := r.atSize(ctx, suffix, r.Many, false); err != nil {
-		return err
-	}
-	return r.clear(ctx, bySegment, r.Services)
-}
-
-// clear deletes the Services of a kind from a number on.
-func (r *run) clear(ctx context.Context, by string, from int) error {
-	list, err := r.kubernetes.CoreV1().Services(namespace).List(ctx, metav1.ListOptions{LabelSelector: "by=" + by})
-	if err != nil {
-		return fmt.Errorf("list Services: %w", err)
-	}
-	limit := fmt.Sprintf("%s-%05d", by, from)
-	for i := range list.Items {
-		name := list.Items[i].Name
-		if name < limit {
-			continue
-		}
-		if err := errors.Join(
-			r.kubernetes.CoreV1().Services(namespace).Delete(ctx, name, metav1.DeleteOptions{}),
-			r.kubernetes.DiscoveryV1().EndpointSlices(namespace).Delete(ctx, name+"-abcde", metav1.DeleteOptions{}),
-		); err != nil {
-			return fmt.Errorf("delete Service %s: %w", name, err)
-		}
-	}
-	return nil
-}
 
 // routed measures Services announced by BGP to two routers, real GoBGPs.
 func (r *run) routed(ctx context.Context) error {
@@ -110,12 +66,11 @@ func (r *run) routed(ctx context.Context) error {
 	return errors.Join(
 		r.part(ctx, "one router away", 0, one), r.part(ctx, "node away", 0, node),
 		r.part(ctx, "speaker away", 0, speaker), r.part(ctx, "all routers away", 0, all),
-		r.clear(ctx, byRoutes, 0),
 	)
 }
 
 // absence measures the writes of Services' statuses while something is away for a minute and after
-// it came back, and how soon new Services have addresses meanwhile.
+// it came back, and how soon new Services have addresses in the meantime.
 func (r *run) absence(ctx context.Context, name, suffix string, leave, back func(context.Context) error) error {
 	if err := wait(ctx, r.Quiet); err != nil {
 		return err
