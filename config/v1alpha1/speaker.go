@@ -101,7 +101,9 @@ func (s *SpeakerStatus) State() (state SpeakerState, message string) {
 	return SpeakerState(ready.Reason), ready.Message
 }
 
-// SpeakerStatus is what a speaker reports.
+// SpeakerStatus is what a speaker reports. What changes is written at once, except for numbers that
+// change by less than an eighth, such as peersAlive when one of many nodes restarts: they may be
+// behind for ten minutes.
 //
 // +kubebuilder:validation:MinProperties=1
 type SpeakerStatus struct {
