@@ -116,10 +116,12 @@ const (
 
 // Pace of writes that give and take nothing, and only change the conditions of Services that have
 // an address: each is sent to everybody who watches Services, such as kube-proxy on every node. Few
-// are written at once.
+// are written at once. Of many, those that do not tell that all is well wait, since what is away
+// may come back: a router that is restarted, for example. Its BGPNeighbor says so at once.
 const (
 	changesPerSecond = 50
 	changesAtOnce    = 200
+	changesSettle    = 90 * time.Second
 )
 
 // sources are the informers that the controller reads from.

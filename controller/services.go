@@ -168,7 +168,8 @@ func (c *Controller) waits(key string, svc, desired *corev1.Service) bool {
 		c.pace.Forget(key)
 		return false
 	}
-	return service.OnlyTells(svc, desired) && !c.pace.Ask(key)
+	well := announcedOf(desired)
+	return service.OnlyTells(svc, desired) && !c.pace.Ask(key, well != nil && well.Status == metav1.ConditionTrue)
 }
 
 // unmark takes Berth's conditions from a Service that another implementation serves as long as

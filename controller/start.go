@@ -70,7 +70,7 @@ func New(o Options) (*Controller, error) {
 		},
 		tasks:      newQueue[task]("configuration"),
 		reserving:  newFairQueue("reservations", nil),
-		pace:       pace.New(changesPerSecond, changesAtOnce),
+		pace:       pace.New(changesPerSecond, changesAtOnce, changesSettle),
 		successors: successors{},
 	}
 	c.services = newFairQueue("services", c.newcomer)

@@ -13,7 +13,7 @@ import (
 // returns what was released so far.
 func begin(t *testing.T) (*Pacer, func() []string) {
 	t.Helper()
-	p := New(2, 3)
+	p := New(2, 3, time.Minute)
 	released := make(chan string, 100)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
@@ -47,12 +47,12 @@ func TestPacer(t *testing.T) {
 		p, released := begin(t)
 		var went []bool
 		for i := range 6 {
-			went = append(went, p.Ask(fmt.Sprint("s", i)))
+			went = append(went, p.Ask(fmt.Sprint("s", i), true))
 		}
 		if want := []bool{true, true, true, false, false, false}; !slices.Equal(went, want) {
 			t.Errorf("went %v, want %v", went, want)
 		}
-		if p.Ask("s3") {
+		if p.Ask("s3", true) {
 			t.Error("asking again is no turn")
 		}
 		expect(t, "at once", released())
@@ -60,7 +60,7 @@ func TestPacer(t *testing.T) {
 		expect(t, "after half a second", released(), "s3")
 		<-time.After(time.Second)
 		expect(t, "after a second more", released(), "s4", "s5")
-		if !p.Ask("s3") || p.Ask("s3") {
+		if !p.Ask("s3", true) || p.Ask("s3", true) {
 			t.Error("s3 had a turn, and only one")
 		}
 	})
@@ -71,24 +71,49 @@ func TestPacer_Forget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, released := begin(t)
 		for i := range 6 {
-			p.Ask(fmt.Sprint("s", i))
+			p.Ask(fmt.Sprint("s", i), true)
 		}
 		p.Forget("s3")
 		p.Forget("s4")
 		<-time.After(500 * time.Millisecond)
 		expect(t, "after half a second", released(), "s5")
 		p.Forget("s5")
-		if p.Ask("s5") {
+		if p.Ask("s5", true) {
 			t.Error("a turn that was given up was used")
 		}
 		p.Forget("s5")
-		p.Ask("s3") // anew
+		p.Ask("s3", true) // again
 		<-time.After(500 * time.Millisecond)
 		expect(t, "after a second", released(), "s3")
 		<-time.After(time.Minute)
 		expect(t, "after a minute", released())
-		if !p.Ask("s7") {
+		if !p.Ask("s7", true) {
 			t.Error("nobody waits, and there were no turns for a minute")
 		}
+	})
+}
+
+// What is not urgent waits for a while, if it cannot go at once, and goes after what is.
+func TestPacer_held(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, released := begin(t)
+		for i := range 7 {
+			if went := p.Ask(fmt.Sprint("s", i), false); went != (i < 3) {
+				t.Errorf("s%d went: %t", i, went)
+			}
+		}
+		if p.Ask("u1", true); p.Ask("s6", true) {
+			t.Error("what waits became urgent, and has a turn at once")
+		}
+		<-time.After(time.Second)
+		expect(t, "after a second", released(), "u1", "s6")
+		p.Forget("s4")
+		<-time.After(59*time.Second - 1)
+		expect(t, "before the minute is over", released())
+		if !p.Ask("u2", true) || p.Ask("s7", false) {
+			t.Error("what is urgent does not wait for what is held, and what is held waits for it")
+		}
+		<-time.After(time.Second)
+		expect(t, "after the minute", released(), "s3", "s5")
 	})
 }
