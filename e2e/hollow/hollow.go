@@ -100,6 +100,8 @@ func (r *run) measure(ctx context.Context) error {
 			); err != nil {
 				return err
 			}
+		} else if err := r.rebalance(ctx); err != nil {
+			return err
 		}
 		if err := r.atSize(ctx); err != nil {
 			return err
@@ -284,7 +286,12 @@ func (r *run) memory(add adder) error {
 // restart measures what one speaker's Pod costs that is replaced, as a rollout does: its own bytes
 // until it is quiet, and everybody's writes.
 func (r *run) restart(ctx context.Context, add adder) error {
-	n := r.nodes[len(r.nodes)-1]
+	found, err := r.owners(ctx)
+	if err != nil {
+		return err
+	}
+	n := r.busiest(found)
+	add("restart_owned", float64(found[n.name]), "addresses")
 	var own float64
 	more, _, err := r.count(ctx, func(ctx context.Context) error {
 		if err := n.stop(); err != nil {
@@ -314,13 +321,18 @@ func (r *run) restart(ctx context.Context, add adder) error {
 	return nil
 }
 
+// busiest returns the node that owns most addresses.
+func (r *run) busiest(owned map[string]int) *node {
+	return slices.MaxFunc(r.nodes, func(a, b *node) int { return owned[a.name] - owned[b.name] })
+}
+
 // death measures what a node costs that loses its power, and comes back.
 func (r *run) death(ctx context.Context, add adder) error {
 	found, err := r.owners(ctx)
 	if err != nil {
 		return err
 	}
-	n := slices.MaxFunc(r.nodes, func(a, b *node) int { return found[a.name] - found[b.name] })
+	n := r.busiest(found)
 	add("death_owned", float64(found[n.name]), "addresses")
 	var took time.Duration
 	more, _, err := r.count(ctx, func(ctx context.Context) error {

@@ -13,6 +13,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
@@ -188,6 +189,28 @@ func (c *cluster) owners(ctx context.Context) (map[string]int, error) {
 		found[list.Items[i].Status.NodeName]++
 	}
 	return found, nil
+}
+
+// rebalance spreads the addresses over all nodes: those that came later own none.
+func (c *cluster) rebalance(ctx context.Context) error {
+	if err := c.kubectl(
+		ctx, "", "annotate", "segmentannouncements.berth.dev", "rack", "--overwrite",
+		v1alpha1.AnnotationRebalance+"="+time.Now().UTC().Format(time.RFC3339Nano),
+	); err != nil {
+		return err
+	}
+	return c.eventually(ctx, func(ctx context.Context) error {
+		found, err := c.owners(ctx)
+		if err != nil {
+			return err
+		}
+		for _, n := range c.nodes {
+			if found[n.name] == 0 {
+				return pause(ctx, fmt.Errorf("node %s owns no address", n.name))
+			}
+		}
+		return nil
+	})
 }
 
 // awaitOwners waits until living nodes answer for so many addresses.
