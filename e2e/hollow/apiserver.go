@@ -102,7 +102,8 @@ func (c counts) String() string {
 	var lines []string
 	for _, key := range slices.Sorted(maps.Keys(c)) {
 		rest, ok := strings.CutPrefix(key, "apiserver_request_total ")
-		if ok && !strings.HasPrefix(rest, "GET") && !strings.HasPrefix(rest, "LIST") && !strings.HasPrefix(rest, "WATCH") {
+		if ok && !strings.HasPrefix(rest, "GET") && !strings.HasPrefix(rest, "LIST") &&
+			!strings.HasPrefix(rest, "WATCH") {
 			lines = append(lines, fmt.Sprintf("%s: %.0f", rest, c[key]))
 		}
 	}

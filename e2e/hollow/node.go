@@ -107,7 +107,9 @@ func (n *node) podRange() string { return fmt.Sprintf("10.244.%d.0/24", n.addres
 func (n *node) status() corev1.NodeStatus {
 	quantity := corev1.ResourceList{
 		corev1.ResourceCPU: resource.MustParse("64"), corev1.ResourceMemory: resource.MustParse("263568132Ki"),
-		corev1.ResourcePods: resource.MustParse("110"), corev1.ResourceEphemeralStorage: resource.MustParse("459850824Ki"),
+		corev1.ResourcePods: resource.MustParse(
+			"110",
+		), corev1.ResourceEphemeralStorage: resource.MustParse("459850824Ki"),
 	}
 	s := corev1.NodeStatus{
 		Addresses: []corev1.NodeAddress{
