@@ -81,13 +81,14 @@ func (r *run) absence(ctx context.Context, name, suffix string, leave, back func
 		if err := leave(ctx); err != nil {
 			return err
 		}
+		begun := time.Now()
 		for i := range newcomers {
 			took, err := r.addressWithin(ctx, fmt.Sprintf("%s-9%s-%02d", byRoutes, dashed(name), i), byRoutes)
 			if err != nil {
 				return err
 			}
 			slowest = max(slowest, took)
-			if err := wait(ctx, away/newcomers); err != nil {
+			if err := wait(ctx, time.Until(begun.Add(time.Duration(i+1)*away/newcomers))); err != nil {
 				return err
 			}
 		}
