@@ -136,13 +136,13 @@ bench: preflight packages binaries ## measure Berth in the lab: "name value unit
 bench-steering: preflight packages binaries ## what steering costs the nodes per packet and the client, beside kube-proxy's nftables, on this machine's kernel (root; 2 minutes; part of make bench)
 	$(steering_bench)
 
-bench-scale: preflight packages binaries ## the controller at 5 000 Services beside a bare client, routes of 10 000, hollow clusters of up to 50 nodes; JSON to bin (root)
+bench-scale: preflight packages binaries ## the controller at 5 000 Services beside a bare client, routes of 10 000, hollow clusters of up to 20 nodes; JSON to bin (root)
 	mkdir -p bin
 	cd e2e && go build -o $(BERTH_CACHE)/bin/bench ./cmd/bench
 	$(BERTH_CACHE)/bin/bench -scale 5000 -json bin/bench-scale.json
 	$(BERTH_CACHE)/bin/bench -routes 10000 -json bin/bench-routes.json
-	$(BERTH_CACHE)/bin/bench -hollow 10,25,50 -json bin/bench-hollow.json
-	$(BERTH_CACHE)/bin/bench -hollow 10 -hollow-services 10000 -hollow-routed 2000 -json bin/bench-hollow-many.json
+	$(BERTH_CACHE)/bin/bench -hollow 5,10,20 -json bin/bench-hollow.json
+	$(BERTH_CACHE)/bin/bench -hollow 3 -hollow-services 10000 -hollow-routed 2000 -json bin/bench-hollow-many.json
 
 bench-ipvs: preflight fetch binaries ## Berth's IPVS and steering beside kube-proxy's nftables on Debian's kernel in QEMU, changes of virtual servers on user-mode-linux (root; no part of CI)
 	cd e2e && BERTH_VM_KIND=qemu BERTH_VM_MEMORY=2G BERTH_VM_TIMEOUT=40m go test -tags qemu -count=1 -timeout 40m -run '^$$' -bench . -exec $(VM) ./vm/rate

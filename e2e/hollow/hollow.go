@@ -378,7 +378,6 @@ func (r *run) death(ctx context.Context, add adder) error {
 // lawful are the figures that grow with the nodes, by their units.
 var lawful = map[string]string{
 	"start_bytes": "B", "memory_speaker": "MiB", "memory_heart": "MiB",
-	"restart_speaker_writes": "writes", "death_speaker_writes": "writes", "return_speaker_writes": "writes",
 }
 
 // extrapolate prints the laws of the nodes, and what they make of many.
