@@ -108,6 +108,7 @@ test-release: preflight fetch binaries ## beside the real MetalLB and in its pla
 	cd e2e && go test -tags release -count=1 -v -timeout 10m ./ui
 	cd e2e && go test -tags release -count=1 -timeout 10m ./tutorial
 	BERTH_L2_HISTORIES=200000 go test -timeout 20m -run TestRandomHistories ./l2/election
+	BERTH_BGP_SPEAKERS=16 BERTH_BGP_ROUTERS=4 BERTH_BGP_FLAPS=1m go test -tags root -count=1 -v -timeout 10m -run '^TestManySessions$$' ./bgp
 	cd e2e && BERTH_DIFF_CHANGES=200 go test -tags root -count=1 -timeout 20m -run '^TestForecast$$' ./api
 	cd e2e && BERTH_LINT_OBJECTS=2000 go test -tags root -count=1 -timeout 20m -run Lint ./plugin
 	cd e2e && go test -tags release -count=1 -v -timeout 60m ./plugin

@@ -26,8 +26,12 @@ import (
 type frr struct {
 	root, dir   string
 	link        string // our end of the cable; no other router's has its name, for which the net package keeps the index
+	ends        cableEnds
 	zebra, bgpd *exec.Cmd
 }
+
+// cableEnds are the addresses, with their prefixes' lengths, at the ends of the cable.
+type cableEnds struct{ near, router []string }
 
 const (
 	frrASN    = 64513
@@ -54,7 +58,15 @@ router bgp 64513
 
 func newFRR(t *testing.T, config string) *frr {
 	t.Helper()
-	f := &frr{root: frrRoot(t)}
+	return newFRRAt(t, config, cableEnds{
+		near:   []string{"10.0.0.9/24", "2001:db8::9/64"},
+		router: []string{"10.0.0.1/24", "2001:db8::1/64"},
+	})
+}
+
+func newFRRAt(t *testing.T, config string, ends cableEnds) *frr {
+	t.Helper()
+	f := &frr{root: frrRoot(t), ends: ends}
 	dir, err := os.MkdirTemp("", "bgpt-") //nolint:usetesting // a short name, for sockets are in it
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
@@ -74,7 +86,7 @@ func newFRR(t *testing.T, config string) *frr {
 	f.cable(t) // only now: of a link that comes while it begins, zebra may miss an address
 	f.await(t, "zebra to know its addresses", func() bool {
 		link := f.vtysh("zebra", "show interface bgpt-tor")
-		return strings.Contains(link, "10.0.0.1/24") && strings.Contains(link, "2001:db8::1/64")
+		return !slices.ContainsFunc(ends.router, func(a string) bool { return !strings.Contains(link, a) })
 	})
 	f.bgpd = f.daemon(t, "bgpd", nil)
 	f.await(t, "bgpd to answer", func() bool { return f.vtysh("bgpd", "show bgp summary json") != "" })
@@ -146,7 +158,7 @@ func (f *frr) inside() []string {
 	return []string{"nsenter", "--net=" + fmt.Sprintf("/proc/%d/ns/net", f.zebra.Process.Pid)}
 }
 
-// cable connects the driver's namespace (10.0.0.9, 2001:db8::9) with the router's.
+// cable connects the driver's namespace with the router's.
 func (f *frr) cable(t *testing.T) {
 	t.Helper()
 	pid := fmt.Sprint(f.zebra.Process.Pid)
@@ -156,19 +168,30 @@ func (f *frr) cable(t *testing.T) {
 	f.shell(t, "sysctl -qw net.ipv6.conf.default.accept_dad=0")
 	command(t, "ip", "link", "add", f.link, "type", "veth", "peer", "name", "bgpt-tor", "netns", pid)
 	t.Cleanup(func() { command(t, "ip", "link", "del", f.link) })
-	command(t, "ip", "addr", "add", "10.0.0.9/24", "dev", f.link)
-	command(t, "ip", "-6", "addr", "add", "2001:db8::9/64", "dev", f.link, "nodad")
+	for _, a := range f.ends.near {
+		command(t, "ip", addAddress(a, f.link)...)
+	}
 	command(t, "ip", "link", "set", f.link, "up")
+	f.shell(t, "ip link set lo up")
+	for _, a := range f.ends.router {
+		f.shell(t, "ip "+strings.Join(addAddress(a, "bgpt-tor"), " "))
+	}
 	for _, line := range []string{
-		"ip link set lo up",
-		"ip addr add 10.0.0.1/24 dev bgpt-tor",
-		"ip -6 addr add 2001:db8::1/64 dev bgpt-tor nodad",
 		"ip link set bgpt-tor up",
 		"sysctl -qw net.ipv4.ip_forward=1",
 		"ip route add blackhole 10.9.9.9/32",
 	} {
 		f.shell(t, line)
 	}
+}
+
+// addAddress is what ip is told to add an address, which can be used at once.
+func addAddress(address, link string) []string {
+	args := []string{"addr", "add", address, "dev", link}
+	if strings.Contains(address, ":") {
+		args = append(args, "nodad")
+	}
+	return args
 }
 
 // shell runs a command in the router's namespace.
