@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -100,25 +99,13 @@ func (r *rack) some(t *testing.T) map[string]string {
 	return r.versions(t)
 }
 
-// leader returns the name of the Pod that leads.
-func (r *rack) leader(ctx context.Context) (string, error) {
-	lease, err := r.Kubernetes.CoordinationV1().Leases(stage.Namespace).Get(ctx, "berth-controller", metav1.GetOptions{})
-	if err != nil {
-		return "", err
-	}
-	if lease.Spec.HolderIdentity == nil || *lease.Spec.HolderIdentity == "" {
-		return "", errors.New("nobody leads")
-	}
-	return *lease.Spec.HolderIdentity, nil
-}
-
 // awaitLeader waits until a Pod other than the given one leads.
 func (r *rack) awaitLeader(t *testing.T, not string) string {
 	t.Helper()
 	var leader string
 	eventually(t, func(ctx context.Context) error {
 		var err error
-		if leader, err = r.leader(ctx); err == nil && leader == not {
+		if leader, err = r.Leader(ctx); err == nil && leader == not {
 			err = fmt.Errorf("%s still leads", leader)
 		}
 		return err

@@ -18,6 +18,8 @@ import (
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/e2e/lab"
+	"github.com/berth-lb/berth/e2e/soak"
+	"github.com/berth-lb/berth/e2e/stage"
 )
 
 // etherType is that of the messages of Berth's speakers.
@@ -25,15 +27,7 @@ const etherType = 0x88b5
 
 // fault is something that happens to one node or to the whole segment.
 type fault struct {
-	name string
-	// deaf: some nodes do not hear each other for a while, so that several may answer.
-	deaf bool
-	// noAPI: nobody reaches the API server.
-	noAPI bool
-	// byAPI: it is caused and ended by the API.
-	byAPI bool
-	// atLeast is how long it must last to show anything.
-	atLeast time.Duration
+	soak.Kind
 	// strike causes the fault. The returned function ends it; it is nil if the fault does not last.
 	strike func(ctx context.Context, f *field, node string) (heal healing, err error)
 }
@@ -47,42 +41,54 @@ func interfaceFaults() []fault {
 		}
 	}
 	return []fault{
-		{name: "its interface has no IPv4 address", strike: lost(unix.AF_INET)},
-		{name: "its interface has no address", strike: lost(unix.AF_UNSPEC)},
-		{name: "its interface is down", strike: func(_ context.Context, f *field, node string) (healing, error) {
-			return func(context.Context) error { return f.Reconfigure(node) }, f.LinkDown(node)
-		}},
-		{name: "its interface flaps", strike: func(_ context.Context, f *field, node string) (healing, error) {
-			return nil, f.Flap(node)
-		}},
+		{Kind: soak.Kind{Name: "its interface has no IPv4 address"}, strike: lost(unix.AF_INET)},
+		{Kind: soak.Kind{Name: "its interface has no address"}, strike: lost(unix.AF_UNSPEC)},
+		{
+			Kind: soak.Kind{Name: "its interface is down"},
+			strike: func(_ context.Context, f *field, node string) (healing, error) {
+				return func(context.Context) error { return f.Reconfigure(node) }, f.LinkDown(node)
+			},
+		},
+		{
+			Kind: soak.Kind{Name: "its interface flaps"},
+			strike: func(_ context.Context, f *field, node string) (healing, error) {
+				return nil, f.Flap(node)
+			},
+		},
+	}
+}
+
+// killed returns a strike that kills a container's process on the node.
+func killed(process string) func(context.Context, *field, string) (healing, error) {
+	return func(ctx context.Context, f *field, node string) (healing, error) {
+		return nil, f.Kill(ctx, process+"@"+node)
+	}
+}
+
+// frozen returns a strike that stops a container's process on the node.
+func frozen(process string) func(context.Context, *field, string) (healing, error) {
+	return func(ctx context.Context, f *field, node string) (healing, error) {
+		name := process + "@" + node
+		return func(ctx context.Context) error { return f.Resume(ctx, name) }, f.Pause(ctx, name)
 	}
 }
 
 func processFaults() []fault {
 	withoutAPI := func(loss lab.APILoss) fault {
 		return fault{
-			name: loss.String(), atLeast: 17 * time.Second, // it is stale after 15 s
+			Kind: soak.Kind{Name: loss.String(), AtLeast: 17 * time.Second}, // it is stale after 15 s
 			strike: func(ctx context.Context, f *field, node string) (healing, error) {
 				return func(ctx context.Context) error { return f.RegainAPI(ctx, node) }, f.LoseAPI(ctx, node, loss)
 			},
 		}
 	}
 	return []fault{
-		{name: "its speaker is killed", strike: func(ctx context.Context, f *field, node string) (healing, error) {
-			return nil, f.Kill(ctx, "speaker@"+node)
-		}},
-		{name: "its heart is killed", strike: func(ctx context.Context, f *field, node string) (healing, error) {
-			return nil, f.Kill(ctx, "heart@"+node)
-		}},
-		{name: "its speaker freezes", strike: func(ctx context.Context, f *field, node string) (healing, error) {
-			return func(ctx context.Context) error { return f.Resume(ctx, "speaker@"+node) }, f.Pause(ctx, "speaker@"+node)
-		}},
-		{name: "its heart freezes", strike: func(ctx context.Context, f *field, node string) (healing, error) {
-			return func(ctx context.Context) error { return f.Resume(ctx, "heart@"+node) }, f.Pause(ctx, "heart@"+node)
-		}},
+		{Kind: soak.Kind{Name: "its speaker is killed"}, strike: killed("speaker")},
+		{Kind: soak.Kind{Name: "its heart is killed"}, strike: killed("heart")},
+		{Kind: soak.Kind{Name: "its speaker freezes"}, strike: frozen("speaker")},
+		{Kind: soak.Kind{Name: "its heart freezes"}, strike: frozen("heart")},
 		{
-			name:  "it is excluded",
-			byAPI: true,
+			Kind: soak.Kind{Name: "it is excluded", ByAPI: true},
 			strike: func(ctx context.Context, f *field, node string) (healing, error) {
 				return func(ctx context.Context) error { return f.exclude(ctx, node, false) }, f.exclude(
 					ctx,
@@ -95,8 +101,7 @@ func processFaults() []fault {
 		withoutAPI(lab.APILoss{Pods: true, Refused: true}),
 		withoutAPI(lab.APILoss{}),
 		{
-			name:  "the API server is away",
-			noAPI: true,
+			Kind: soak.Kind{Name: "the API server is away", NoAPI: true},
 			strike: func(ctx context.Context, f *field, _ string) (healing, error) {
 				return func(ctx context.Context) error { return f.Resume(ctx, "kube-apiserver") }, f.Pause(
 					ctx,
@@ -108,37 +113,46 @@ func processFaults() []fault {
 }
 
 func cable() fault {
-	return fault{name: "its cable is cut", strike: func(_ context.Context, f *field, node string) (healing, error) {
-		return func(context.Context) error { return f.Heal(node) }, f.Cut(node)
-	}}
+	return fault{
+		Kind: soak.Kind{Name: "its cable is cut"},
+		strike: func(_ context.Context, f *field, node string) (healing, error) {
+			return func(context.Context) error { return f.Heal(node) }, f.Cut(node)
+		},
+	}
 }
 
 func segmentFaults() []fault {
 	deaf := func(name string, block func(ctx context.Context, f *field, node, other string) error) fault {
-		return fault{name: name, deaf: true, strike: func(ctx context.Context, f *field, node string) (healing, error) {
-			each := func(ctx context.Context, do func(ctx context.Context, f *field, node, other string) error) error {
-				var err error
-				for _, other := range f.Nodes() {
-					if other != node {
-						err = errors.Join(err, do(ctx, f, node, other))
+		return fault{
+			Kind: soak.Kind{Name: name, Deaf: true},
+			strike: func(ctx context.Context, f *field, node string) (healing, error) {
+				each := func(ctx context.Context, do func(ctx context.Context, f *field, node, other string) error) error {
+					var err error
+					for _, other := range f.Nodes() {
+						if other != node {
+							err = errors.Join(err, do(ctx, f, node, other))
+						}
 					}
+					return err
 				}
-				return err
-			}
-			return func(ctx context.Context) error {
-				return each(
-					ctx,
-					func(ctx context.Context, f *field, node, other string) error { return f.Unblock(ctx, node, other) },
-				)
-			}, each(ctx, block)
-		}}
+				return func(ctx context.Context) error {
+					return each(
+						ctx,
+						func(ctx context.Context, f *field, node, other string) error { return f.Unblock(ctx, node, other) },
+					)
+				}, each(ctx, block)
+			},
+		}
 	}
 	pass := func(f *field) healing { return f.PassAll }
 	return []fault{
 		cable(),
-		deaf("it and the others do not hear each other", func(ctx context.Context, f *field, node, other string) error {
-			return f.Block(ctx, node, other)
-		}),
+		deaf(
+			"it and the others do not hear each other",
+			func(ctx context.Context, f *field, node, other string) error {
+				return f.Block(ctx, node, other)
+			},
+		),
 		deaf("the others do not hear it", func(ctx context.Context, f *field, node, other string) error {
 			return f.BlockOneWay(ctx, node, other)
 		}),
@@ -146,30 +160,40 @@ func segmentFaults() []fault {
 			return f.BlockOneWay(ctx, other, node)
 		}),
 		{
-			name: "the segment loses a fifth of all frames",
-			deaf: true,
+			Kind: soak.Kind{Name: "the segment loses a fifth of all frames", Deaf: true},
 			strike: func(ctx context.Context, f *field, _ string) (healing, error) {
 				return pass(f), f.LoseFrames(ctx, 20)
 			},
 		},
 		{
-			name: "the segment loses all frames",
-			deaf: true,
+			Kind: soak.Kind{Name: "the segment loses all frames", Deaf: true, Dark: true},
 			strike: func(ctx context.Context, f *field, _ string) (healing, error) {
 				return pass(f), f.LoseFrames(ctx, 100)
 			},
 		},
 		{
-			name: "the segment filters hellos",
-			deaf: true,
+			Kind: soak.Kind{Name: "the segment filters hellos", Deaf: true},
 			strike: func(ctx context.Context, f *field, _ string) (healing, error) {
 				return pass(f), f.FilterEtherType(ctx, etherType)
 			},
 		},
-		{name: "its frames become long", strike: func(_ context.Context, f *field, node string) (healing, error) {
-			return func(context.Context) error { return f.SetMTU(node, 1500, 1500) }, f.SetMTU(node, 9000, 1500)
-		}},
+		{
+			Kind: soak.Kind{Name: "its frames become long"},
+			strike: func(_ context.Context, f *field, node string) (healing, error) {
+				return func(context.Context) error { return f.SetMTU(node, 1500, 1500) }, f.SetMTU(node, 9000, 1500)
+			},
+		},
 	}
+}
+
+// routerLoses has the router end its session with a node, until the returned function is called.
+func routerLoses(ctx context.Context, s *stage.Stage, node string) (healing, error) {
+	addresses, err := s.Lab.Addresses(node)
+	if err != nil {
+		return nil, err
+	}
+	line := fmt.Sprintf("neighbor %s shutdown", addresses[0])
+	return func(ctx context.Context) error { return s.ConfigureRouter(ctx, "no "+line) }, s.ConfigureRouter(ctx, line)
 }
 
 // TestInterfaceComesAndGoes takes a node's addresses from its interface, or sets that down, again
@@ -184,7 +208,7 @@ func TestInterfaceComesAndGoes(t *testing.T) {
 	f.serve(t, corev1.IPv6Protocol, 6)
 	chance := random(t)
 	for _, kind := range interfaceFaults() {
-		t.Run(kind.name, func(t *testing.T) {
+		t.Run(kind.Name, func(t *testing.T) {
 			owners := f.settled(t, time.Now())
 			begun := time.Now()
 			node := owners[f.pool[0]]
@@ -196,7 +220,7 @@ func TestInterfaceComesAndGoes(t *testing.T) {
 			}
 			f.whole(t)
 			f.settled(t, time.Now())
-			f.overlaps(t, kind.name, begun, time.Now())
+			f.overlaps(t, kind.Name, begun, time.Now())
 		})
 	}
 	f.noConflicts(t)
@@ -247,12 +271,12 @@ func TestRandomFaults(t *testing.T) {
 		var ends []func()
 		for _, n := range chance.Perm(len(f.Nodes()))[:1+chance.IntN(3)/2] {
 			kind, node := kinds[chance.IntN(len(kinds))], f.Nodes()[n]
-			if noAPI && kind.byAPI {
+			if noAPI && kind.ByAPI {
 				continue
 			}
 			ends = append(ends, f.strike(t, kind, node))
-			deaf, noAPI, lasting = deaf || kind.deaf, noAPI || kind.noAPI, max(lasting, kind.atLeast)
-			names = append(names, node+": "+kind.name)
+			deaf, noAPI, lasting = deaf || kind.Deaf, noAPI || kind.NoAPI, max(lasting, kind.AtLeast)
+			names = append(names, node+": "+kind.Name)
 		}
 		what := fmt.Sprintf("fault %d, %s, for %s", i+1, strings.Join(names, "; "), lasting.Round(time.Millisecond))
 		until := time.Now().Add(lasting)

@@ -24,12 +24,13 @@ import (
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/e2e/lab"
+	"github.com/berth-lb/berth/e2e/soak"
 	"github.com/berth-lb/berth/e2e/stage"
 )
 
 // handover is how long two nodes may answer for an address while it moves between nodes that hear
-// each other: three intervals, in which a claim that was lost is noticed and sent again.
-const handover = 300 * time.Millisecond
+// each other.
+const handover = soak.Handover
 
 // field is a rack of three nodes with Berth on it, and a capture of all addresses that Berth may
 // give on the segment. It judges by who answers for them, and compares that with the L2Owners.
@@ -57,7 +58,9 @@ type fieldOptions struct {
 	before func(context.Context, *stage.Stage) error
 	// manifest is what Berth is installed from; empty: manifests/berth.yaml.
 	manifest string
-	router   string // of the lab
+	// component is one of manifests/ that Berth is installed with.
+	component string
+	router    string // of the lab
 }
 
 type addressRange struct {
@@ -102,6 +105,11 @@ func raiseField(t *testing.T, o fieldOptions) *field {
 			return errors.Join(err, f.AwaitBerth(ctx))
 		}
 	}
+	if o.component != "" {
+		install = func(ctx context.Context) error {
+			return errors.Join(f.InstallComponent(ctx, t.TempDir(), o.component), f.ReadyAtOnce(ctx))
+		}
+	}
 	must(t, install)
 	if o.rest > 0 {
 		patch := fmt.Sprintf(
@@ -142,7 +150,10 @@ spec: {poolNames: [rack], nodeSelector: {}, serviceSelector: {}}
 }
 
 // random returns a source of chance and logs how to repeat it: with BERTH_FAULTS_SEED.
-func random(t *testing.T) *rand.Rand {
+func random(t *testing.T) *rand.Rand { return rand.New(rand.NewPCG(seeded(t), 0)) }
+
+// seeded returns the seed of random.
+func seeded(t *testing.T) uint64 {
 	t.Helper()
 	seed := rand.Uint64()
 	if text := os.Getenv("BERTH_FAULTS_SEED"); text != "" {
@@ -152,7 +163,7 @@ func random(t *testing.T) *rand.Rand {
 		}
 	}
 	fmt.Printf("to repeat %s: BERTH_FAULTS_SEED=%d\n", t.Name(), seed)
-	return rand.New(rand.NewPCG(seed, 0))
+	return seed
 }
 
 // service returns a Service of one address, which does not exist yet.
@@ -434,11 +445,16 @@ func (f *field) metrics(ctx context.Context, node string) (string, error) {
 		return "", err
 	}
 	url := "http://" + netip.AddrPortFrom(addresses[0], 7470).String() + "/metrics"
+	return f.get(ctx, node, url)
+}
+
+// get returns what a URL answers to a host.
+func (f *field) get(ctx context.Context, host, url string) (string, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return "", err
 	}
-	response, err := f.HTTPClient(node).Do(request)
+	response, err := f.HTTPClient(host).Do(request)
 	if err != nil {
 		return "", err
 	}

@@ -164,16 +164,7 @@ kind: LoadBalancerPool
 metadata: {name: routed}
 spec: {allocation: OnRequest, addresses: [%q], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 ---
-apiVersion: berth.dev/v1alpha1
-kind: BGPNeighbor
-metadata: {name: tor}
-spec: {localASN: %d, remoteASN: %d, address: 172.30.0.1, holdTime: 3s, connectRetryTime: 1s, nodeSelector: {}}
----
-apiVersion: berth.dev/v1alpha1
-kind: RouteAnnouncement
-metadata: {name: tor}
-spec: {poolNames: [routed], neighborNames: [tor], nodeSelector: {}, serviceSelector: {}}
-`, berthRack, berthRouted, lab.NodeAS, lab.RouterAS))
+`, berthRack, berthRouted)+stage.Router)
 }
 
 // testNotDialed: a router takes one session of a node, and that is MetalLB's.

@@ -48,41 +48,59 @@ func starvedFor(t *testing.T) time.Duration {
 // that have the weight of two whole processors.
 func starve(t *testing.T, s *stage.Stage, node string) (end func()) {
 	t.Helper()
-	heart, err := s.Process(t.Context(), "heart@"+node)
-	if err != nil {
-		t.Fatal(err)
-	}
-	group, err := cpuGroup(heart.PID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := filepath.Join(filepath.Dir(group), "hog")
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	var hogs []*exec.Cmd
+	stop, err := keepBusy(t.Context(), s, node)
 	end = sync.OnceFunc(func() {
-		for _, cmd := range hogs {
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
+		if stop == nil {
+			return
 		}
-		if err := stage.Eventually(context.Background(), patience, func(context.Context) error {
-			return os.Remove(dir)
-		}); err != nil {
+		if err := stop(context.WithoutCancel(t.Context())); err != nil {
 			t.Error(err)
 		}
 	})
 	t.Cleanup(end)
-	put(t, filepath.Join(dir, "cpu.shares"), "2048")
-	for range runtime.NumCPU() {
-		cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "sh", "-c", "while :; do :; done")
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		hogs = append(hogs, cmd)
-		put(t, filepath.Join(dir, "cgroup.procs"), strconv.Itoa(cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
 	}
 	return end
+}
+
+// keepBusy does what starve does. The returned function, nil if nothing was begun, ends it.
+func keepBusy(ctx context.Context, s *stage.Stage, node string) (end healing, err error) {
+	heart, err := s.Process(ctx, "heart@"+node)
+	if err != nil {
+		return nil, err
+	}
+	group, err := cpuGroup(heart.PID)
+	if err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(filepath.Dir(group), "hog")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, err
+	}
+	var hogs []*exec.Cmd
+	end = func(ctx context.Context) error {
+		for _, cmd := range hogs {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}
+		return stage.Eventually(ctx, patience, func(context.Context) error { return os.Remove(dir) })
+	}
+	if err := os.WriteFile(filepath.Join(dir, "cpu.shares"), []byte("2048"), 0o600); err != nil {
+		return end, err
+	}
+	for range runtime.NumCPU() {
+		cmd := exec.CommandContext(context.WithoutCancel(ctx), "sh", "-c", "while :; do :; done")
+		if err := cmd.Start(); err != nil {
+			return end, err
+		}
+		hogs = append(hogs, cmd)
+		pid := []byte(strconv.Itoa(cmd.Process.Pid))
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), pid, 0o600); err != nil {
+			return end, err
+		}
+	}
+	return end, nil
 }
 
 // urgent has the heart of a node in the real-time class, which it asks for.

@@ -69,13 +69,7 @@ func steeringFaults() []steeringFault {
 		{
 			name: "the router loses it",
 			strike: func(ctx context.Context, r *steeringRack, node string) (func(context.Context) error, error) {
-				addresses, err := r.Lab.Addresses(node)
-				if err != nil {
-					return nil, err
-				}
-				line := fmt.Sprintf("neighbor %s shutdown", addresses[0])
-				return func(ctx context.Context) error { return r.ConfigureRouter(ctx, "no "+line) },
-					r.ConfigureRouter(ctx, line)
+				return routerLoses(ctx, r.Stage, node)
 			},
 		},
 	}

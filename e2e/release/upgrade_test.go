@@ -134,22 +134,13 @@ func raiseUpgrade(t *testing.T) *upgrade {
 		manifest: folder.PreviousManifest(),
 	})
 	must(t, func(ctx context.Context) error {
-		return u.Apply(ctx, fmt.Sprintf(`
+		return u.Apply(ctx, `
 apiVersion: berth.dev/v1alpha1
 kind: LoadBalancerPool
 metadata: {name: routed}
 spec: {allocation: OnRequest, addresses: [198.51.100.0/24], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 ---
-apiVersion: berth.dev/v1alpha1
-kind: BGPNeighbor
-metadata: {name: tor}
-spec: {localASN: %d, remoteASN: %d, address: 172.30.0.1, holdTime: 3s, connectRetryTime: 1s, nodeSelector: {}}
----
-apiVersion: berth.dev/v1alpha1
-kind: RouteAnnouncement
-metadata: {name: tor}
-spec: {poolNames: [routed], neighborNames: [tor], nodeSelector: {}, serviceSelector: {}}
-`, lab.NodeAS, lab.RouterAS))
+`+stage.Router)
 	}, func(ctx context.Context) error { return u.AwaitSpeakers(ctx, true) })
 	far := u.service(corev1.IPv4Protocol)
 	far.Annotations = map[string]string{v1alpha1.AnnotationPools: "routed"}

@@ -91,6 +91,19 @@ func (s *Stage) StartCaptureEvery(
 	return c, nil
 }
 
+// Forget forgets what was seen and asked before a moment: a capture of hours has no room for all.
+func (c *Capture) Forget(before time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for address, all := range c.seen {
+		c.seen[address] = slices.Clone(all.Since(before))
+	}
+	for address, all := range c.asked {
+		first, _ := slices.BinarySearchFunc(all, before, time.Time.Compare)
+		c.asked[address] = slices.Clone(all[first:])
+	}
+}
+
 // Stop ends the capture. It fails if the capture missed frames.
 func (c *Capture) Stop() error { return c.stop() }
 

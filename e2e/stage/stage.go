@@ -32,6 +32,19 @@ const (
 	RoutedPool = "routed" // announced by BGP
 )
 
+// Router has the router as BGPNeighbor "tor", and announces RoutedPool to it.
+var Router = fmt.Sprintf(`
+apiVersion: berth.dev/v1alpha1
+kind: BGPNeighbor
+metadata: {name: tor}
+spec: {localASN: %d, remoteASN: %d, address: 172.30.0.1, holdTime: 3s, connectRetryTime: 1s, nodeSelector: {}}
+---
+apiVersion: berth.dev/v1alpha1
+kind: RouteAnnouncement
+metadata: {name: tor}
+spec: {poolNames: [routed], neighborNames: [tor], nodeSelector: {}, serviceSelector: {}}
+`, lab.NodeAS, lab.RouterAS)
+
 // Stage is a lab and clients of its API server.
 type Stage struct {
 	*lab.Lab
@@ -85,12 +98,30 @@ func (s *Stage) Install(ctx context.Context) error {
 	if _, err := s.Kubectl(ctx, "", "apply", "-f", file); err != nil {
 		return fmt.Errorf("install Berth: %w", err)
 	}
-	if _, err := s.Kubectl(
-		ctx, "", "-n", Namespace, "patch", "daemonset", "berth-speaker", "-p", `{"spec":{"minReadySeconds":0}}`,
-	); err != nil {
+	if err := s.ReadyAtOnce(ctx); err != nil {
 		return fmt.Errorf("install Berth: %w", err)
 	}
 	return s.AwaitBerth(ctx)
+}
+
+// ReadyAtOnce has speakers count as available as soon as they are ready.
+func (s *Stage) ReadyAtOnce(ctx context.Context) error {
+	_, err := s.Kubectl(
+		ctx, "", "-n", Namespace, "patch", "daemonset", "berth-speaker", "-p", `{"spec":{"minReadySeconds":0}}`,
+	)
+	return err
+}
+
+// Leader returns the name of the Pod of the controller that leads.
+func (s *Stage) Leader(ctx context.Context) (string, error) {
+	lease, err := s.Kubernetes.CoordinationV1().Leases(Namespace).Get(ctx, "berth-controller", metav1.GetOptions{})
+	if err != nil {
+		return "", err
+	}
+	if lease.Spec.HolderIdentity == nil || *lease.Spec.HolderIdentity == "" {
+		return "", errors.New("nobody leads")
+	}
+	return *lease.Spec.HolderIdentity, nil
 }
 
 // AwaitBerth waits until the controllers and all speakers are ready.
@@ -124,7 +155,7 @@ func (s *Stage) Apply(ctx context.Context, yaml string) error {
 // Configure makes a pool on the segment with its SegmentAnnouncement, a pool for BGP with its
 // RouteAnnouncement, and the router as BGPNeighbor "tor".
 func (s *Stage) Configure(ctx context.Context) error {
-	return s.Apply(ctx, fmt.Sprintf(`
+	return s.Apply(ctx, `
 apiVersion: berth.dev/v1alpha1
 kind: LoadBalancerPool
 metadata: {name: rack}
@@ -140,16 +171,7 @@ kind: LoadBalancerPool
 metadata: {name: routed}
 spec: {allocation: OnRequest, addresses: [198.51.100.0/24, "2001:db8:100::/64"], scopes: [{namespaceSelector: {}, serviceSelector: {}}]}
 ---
-apiVersion: berth.dev/v1alpha1
-kind: BGPNeighbor
-metadata: {name: tor}
-spec: {localASN: %d, remoteASN: %d, address: 172.30.0.1, holdTime: 3s, connectRetryTime: 1s, nodeSelector: {}}
----
-apiVersion: berth.dev/v1alpha1
-kind: RouteAnnouncement
-metadata: {name: tor}
-spec: {poolNames: [routed], neighborNames: [tor], nodeSelector: {}, serviceSelector: {}}
-`, lab.NodeAS, lab.RouterAS))
+`+Router)
 }
 
 // App is an application of echo servers.
