@@ -117,6 +117,12 @@ test-release: preflight fetch binaries ## beside the real MetalLB and in its pla
 	cd e2e && BERTH_VM_KIND=qemu BERTH_VM_MEMORY=2G BERTH_VM_TIMEOUT=15m go test -tags qemu -count=1 -p 1 -timeout 15m -exec $(VM) ./vm/chain ./vm/nodes
 	BERTH_VM_KIND=qemu BERTH_VM_TIMEOUT=20m go test -tags root,guest -count=1 -timeout 20m -run '^(TestDriver_(filter|secondChance|devices|sctp)|TestUninstall)$$' -exec $(VM) ./speaker/dataplane/steering
 
+SOAK ?= 1h
+SEED ?=
+# It ends by itself: no wait in it has no end.
+soak: preflight fetch binaries ## faults of all kinds and changes at random on the lab for SOAK (1h), judged by a capture, the router and the API; prints a seed and a summary, writes bin/soak.svg (root; SEED=N repeats)
+	cd e2e && BERTH_SOAK=$(SOAK) BERTH_FAULTS_SEED=$(SEED) go test -tags release -count=1 -v -timeout 0 -run '^TestSoak$$' ./release
+
 test-minors: preflight packages binaries ## the tests of the API on each minor version of Kubernetes; writes the table in the docs (root; about 15 minutes for each version the first time; MINORS="v1.34.4" for some)
 	cd e2e && go run ./cmd/minors $(MINORS)
 	cd tools && go run ./minors ../e2e/cmd/minors/results.json ../docs/reference/versions.md
@@ -226,4 +232,4 @@ $(TOOLS)/govulncheck: tools/go.mod tools/go.sum
 	cd tools && go build -o $@ golang.org/x/vuln/cmd/govulncheck
 
 FORCE:
-.PHONY: help demo test test-release test-minors interop preflight fetch packages binaries unit root-tests l2-tests route-tests side-by-side vm-test e2e api-tests rack-tests bench bench-scale bench-steering bench-ipvs fuzz build image image-push dist generate verify walls lint vuln clean FORCE
+.PHONY: help demo test test-release soak test-minors interop preflight fetch packages binaries unit root-tests l2-tests route-tests side-by-side vm-test e2e api-tests rack-tests bench bench-scale bench-steering bench-ipvs fuzz build image image-push dist generate verify walls lint vuln clean FORCE
