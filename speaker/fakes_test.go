@@ -264,8 +264,14 @@ type node struct {
 // idleNode returns a node with --ipvs whose kernel shows all as desired.
 func idleNode(t testing.TB) node {
 	t.Helper()
-	berth, errBerth := client.New(&rest.Config{})
-	kube, errKube := kubernetes.NewForConfig(&rest.Config{})
+	return nodeAt(t, &rest.Config{}, true)
+}
+
+// nodeAt returns a node whose informers, if they are run, ask that API server.
+func nodeAt(t testing.TB, config *rest.Config, ipvs bool) node {
+	t.Helper()
+	berth, errBerth := client.New(config)
+	kube, errKube := kubernetes.NewForConfig(config)
 	if err := errors.Join(errBerth, errKube); err != nil {
 		t.Fatal(err)
 	}
@@ -295,7 +301,7 @@ func idleNode(t testing.TB) node {
 	}
 	s, err := New(Options{
 		Kubernetes: kube, Berth: berth, Events: n.events, Logger: slog.New(slog.DiscardHandler),
-		Node: "n1", Namespace: "berth-system", IPVS: true,
+		Node: "n1", Namespace: "berth-system", IPVS: ipvs,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -46,6 +46,7 @@ type planner struct {
 	asked     map[string]string                      // values of the annotation rebalance, by SegmentAnnouncement
 	wanted    map[string]map[netip.Addr]plan.Segment // what layer 2 knows, by group
 	electors  map[string]plan.Electors               // by group
+	waiting   map[string]bool                        // Services that are looked at when endpoints are known
 	next      map[string]map[netip.Addr]l2.Desired   // what may be wanted of layer 2 soon, by pool
 	addresses []netip.Addr                           // the last InternalIPs of this node
 	holders   map[netip.Addr]string                  // the group of each address that layer 2 knows
@@ -92,6 +93,7 @@ const (
 	rivalsChanged    // peers to hold back
 	freshnessChanged // whether other nodes know better what is desired
 	nextChanged      // which addresses a pool gives next
+	endpointsFilled  // it is known where Services have endpoints
 	networkChanged   // addresses on this node's interfaces, its gateways, or the API server's addresses
 )
 
@@ -110,6 +112,7 @@ func newPlanner(o Options, s *sources, d drivers, r *reporter, routerID netip.Ad
 		wanted:   map[string]map[netip.Addr]plan.Segment{},
 		next:     map[string]map[netip.Addr]l2.Desired{},
 		electors: map[string]plan.Electors{},
+		waiting:  map[string]bool{},
 		holders:  map[netip.Addr]string{},
 		world: plan.World{
 			Self:        o.Node,
@@ -129,19 +132,16 @@ func (p *planner) watch() error {
 		}
 	}
 	endpoints := func(o any) {
-		key := serviceOf(o)
-		if key != "" {
+		if key := serviceOf(o); key != "" {
 			p.tasks.Add(task{kind: serviceChanged, service: key})
-		}
-		if key == apiServerService {
-			p.tasks.Add(task{kind: networkChanged})
 		}
 	}
 	to := func(k taskKind) func(any) { return func(any) { p.tasks.Add(task{kind: k}) } }
 	handlers := map[cache.SharedIndexInformer]func(any){
-		p.sources.service: service,
-		p.sources.slice:   endpoints,
-		p.sources.secret:  to(keyChanged),
+		p.sources.service:   service,
+		p.sources.slice:     endpoints,
+		p.sources.apiServer: to(networkChanged),
+		p.sources.secret:    to(keyChanged),
 
 		p.sources.status:   to(speakerChanged),
 		p.sources.password: to(settingsChanged),
@@ -251,10 +251,14 @@ func (p *planner) suspects() map[string]bool {
 // follow turns what the drivers see into tasks, until the context ends.
 func (p *planner) follow(ctx context.Context) {
 	var rewound time.Time
+	filled := p.sources.filled
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-filled:
+			filled = nil
+			p.tasks.Add(task{kind: endpointsFilled})
 		case o := <-p.dataplane.Observed():
 			switch o.Kind {
 			case dataplane.AbilityChanged:
@@ -351,6 +355,12 @@ func (p *planner) do(t task) {
 		p.reviewUsed()
 		p.replan()
 		p.rebalance()
+	case endpointsFilled:
+		for service := range p.waiting {
+			p.reviewService(service)
+		}
+		clear(p.waiting)
+		p.replan()
 	case nextChanged:
 		p.reviewNext(t.pool)
 	case networkChanged:
@@ -457,6 +467,10 @@ func (p *planner) reviewService(key string) {
 	if len(view.Addresses) == 0 && !p.groups.Has(key) {
 		return
 	}
+	if view.Local && len(view.Addresses) > 0 && !p.sources.endpointsKnown() {
+		p.waiting[key] = true // and what was planned stays
+		return
+	}
 	if len(view.Addresses) == 0 {
 		p.dataplane.ForgetService(key)
 	}
@@ -551,6 +565,9 @@ func (p *planner) planGroup(group plan.Group) (left []netip.Addr) {
 	group, inUse := group.Unused(p.world.Used)
 	p.reporter.complain(reasonAddressInUse, group.ID, inUse)
 	services := plan.Classify(group, p.world.Snapshot)
+	if slices.ContainsFunc(services, plan.ClassifiedService.ByEndpoints) && !p.sources.endpointsKnown() {
+		return nil // it is planned when they are, and what was planned stays
+	}
 	readiness := p.forward(group, services)
 	readiness.Steers, readiness.Starting = p.steer(group, services)
 	announced := plan.PlanAnnouncements(group, services, p.endpoints(services), readiness, p.world)

@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/bgp"
+	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/record"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
@@ -75,8 +76,8 @@ func servingNode(t *testing.T) (node, *corev1.Service) {
 	if err := errors.Join(
 		n.sources.node.GetStore().Add(&corev1.Node{ObjectMeta: named("n1")}),
 		n.sources.node.GetStore().Add(&corev1.Node{ObjectMeta: named("n2")}),
-		n.sources.service.GetStore().Add(service),
-		n.sources.slice.GetStore().Add(slice),
+		n.sources.service.GetStore().Add(kept(service)),
+		n.sources.slice.GetStore().Add(kept(slice)),
 		n.sources.pool.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.LoadBalancerPool{
 			ObjectMeta: named("ours"), Spec: v1alpha1.LoadBalancerPoolSpec{
 				Addresses: []v1alpha1.AddressRange{"192.0.2.0/24"}, Dataplane: v1alpha1.DataplaneIPVS, IPVS: &v1alpha1.IPVSSettings{
@@ -132,11 +133,7 @@ func TestPlanner_nodesChanged_zone(t *testing.T) {
 			Hints:     &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: zone}}},
 		})
 	}
-	kept, err := slimBackends(slice)
-	if err == nil {
-		err = n.sources.slice.GetStore().Update(kept)
-	}
-	if err != nil {
+	if err := n.sources.slice.GetStore().Update(kept(slice)); err != nil {
 		t.Fatal(err)
 	}
 	n.begin()
@@ -151,11 +148,7 @@ func TestPlanner_nodesChanged_zone(t *testing.T) {
 	} {
 		o := &corev1.Node{ObjectMeta: named("n1")}
 		o.Labels = step.labels
-		kept, err := slimNode(o)
-		if err == nil {
-			err = n.sources.node.GetStore().Update(kept)
-		}
-		if err != nil {
+		if err := n.sources.node.GetStore().Update(candidate.SlimNode(o)); err != nil {
 			t.Fatal(err)
 		}
 		n.do(task{kind: nodesChanged})
@@ -279,7 +272,7 @@ func TestPlanner_reviewService_sharers(t *testing.T) {
 		if !there {
 			change = n.sources.service.GetStore().Delete
 		}
-		if err := change(o); err != nil {
+		if err := change(kept(o)); err != nil {
 			t.Fatal(err)
 		}
 		n.do(task{kind: serviceChanged, service: o.Namespace + "/" + o.Name})
@@ -385,7 +378,7 @@ func TestPlanner_reviewAddresses(t *testing.T) {
 func TestPlanner_reviewService_gone(t *testing.T) {
 	n, service := servingNode(t)
 	n.begin()
-	if err := n.sources.service.GetStore().Delete(service); err != nil {
+	if err := n.sources.service.GetStore().Delete(kept(service)); err != nil {
 		t.Fatal(err)
 	}
 	n.do(task{kind: serviceChanged, service: "d/web"})

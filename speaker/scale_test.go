@@ -62,10 +62,10 @@ func largeNode(t testing.TB, nodes, groups int) node {
 		}
 		if i%10 == 0 {
 			svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
-			add(n.sources.slice.GetStore(), sliceOn(svc, numberedNode(i%nodes).Name, numberedNode((i+1)%nodes).Name))
+			add(n.sources.slice.GetStore(), kept(sliceOn(svc, numberedNode(i%nodes).Name, numberedNode((i+1)%nodes).Name)))
 		}
 		sign(n.planner, svc, address.String())
-		add(n.sources.service.GetStore(), svc)
+		add(n.sources.service.GetStore(), kept(svc))
 		address = address.Next()
 	}
 	return n

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/informers"
@@ -23,29 +25,37 @@ import (
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/client"
-	"github.com/berth-lb/berth/config/record"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/speaker/contact"
 	"github.com/berth-lb/berth/speaker/object"
 	"github.com/berth-lb/berth/speaker/plan"
+	"github.com/berth-lb/berth/speaker/stored"
 )
 
 // sources are the informers that a speaker reads from.
 type sources struct {
 	factories []informers.SharedInformerFactory // of the informers of Kubernetes' own kinds
 
-	service  cache.SharedIndexInformer
-	slice    cache.SharedIndexInformer
-	node     cache.SharedIndexInformer
-	secret   cache.SharedIndexInformer
-	status   cache.SharedIndexInformer // this speaker's Speaker
-	pool     cache.SharedIndexInformer
-	segments cache.SharedIndexInformer
-	routes   cache.SharedIndexInformer
-	peer     cache.SharedIndexInformer
-	password cache.SharedIndexInformer
-	settings []cache.SharedIndexInformer // pool, segments, routes and peer
+	service   cache.SharedIndexInformer
+	slice     cache.SharedIndexInformer // runs from when wanted is closed
+	apiServer cache.SharedIndexInformer // the EndpointSlices of the API server
+	node      cache.SharedIndexInformer
+	secret    cache.SharedIndexInformer
+	status    cache.SharedIndexInformer // this speaker's Speaker
+	pool      cache.SharedIndexInformer
+	segments  cache.SharedIndexInformer
+	routes    cache.SharedIndexInformer
+	peer      cache.SharedIndexInformer
+	password  cache.SharedIndexInformer
+	settings  []cache.SharedIndexInformer // pool, segments, routes and peer
+
+	// Many clusters have no Service whose announcement depends on where its endpoints are, so
+	// EndpointSlices are watched from the first one on. A node that forwards always needs them.
+	forwards bool
+	want     sync.Once
+	wanted   chan struct{}
+	filled   chan struct{} // closed when the cache of EndpointSlices is filled, unless forwards
 
 	// daemonSet is the one that this process belongs to. The speaker works without: it need not be
 	// readable, nor there.
@@ -58,16 +68,17 @@ type sources struct {
 const byService = "service"
 
 func newSources(o Options) (*sources, error) {
-	services := selecting(o, "spec.type="+string(corev1.ServiceTypeLoadBalancer), "")
-	exposed := selecting(o, "", "!"+corev1.IsHeadlessService)
-	nodes := selecting(o, "", "")
-	keys := selecting(o, "metadata.name="+v1alpha1.HelloSecret, "", informers.WithNamespace(o.Namespace))
+	keys := informers.NewSharedInformerFactoryWithOptions(
+		o.Kubernetes,
+		0,
+		informers.WithNamespace(o.Namespace),
+		informers.WithTweakListOptions(
+			func(l *metav1.ListOptions) { l.FieldSelector = "metadata.name=" + v1alpha1.HelloSecret },
+		),
+	)
 	s := &sources{
-		factories: []informers.SharedInformerFactory{services, exposed, nodes, keys},
+		factories: []informers.SharedInformerFactory{keys},
 
-		service:  services.Core().V1().Services().Informer(),
-		slice:    exposed.Discovery().V1().EndpointSlices().Informer(),
-		node:     nodes.Core().V1().Nodes().Informer(),
 		secret:   keys.Core().V1().Secrets().Informer(),
 		status:   client.NewInformer(ownStatus{o.Berth.Speakers, o.Node}, &v1alpha1.Speaker{}),
 		pool:     client.NewInformer(o.Berth.LoadBalancerPools, &v1alpha1.LoadBalancerPool{}),
@@ -79,6 +90,13 @@ func newSources(o Options) (*sources, error) {
 			ownDaemonSet{o.Kubernetes.AppsV1().DaemonSets(o.Namespace), o.DaemonSet}, &appsv1.DaemonSet{},
 		),
 		daemonSetKey: o.Namespace + "/" + o.DaemonSet,
+
+		forwards: o.IPVS || o.Steering,
+		wanted:   make(chan struct{}),
+		filled:   make(chan struct{}),
+	}
+	if s.forwards {
+		s.endpointsKnown()
 	}
 	if _, err := s.daemonSet.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { s.daemonSetSeen.Store(true) },
@@ -89,42 +107,63 @@ func newSources(o Options) (*sources, error) {
 	if s.password, err = client.NewPasswordInformer(o.Kubernetes, o.Namespace); err != nil {
 		return nil, err
 	}
+	if err := s.addObjects(o); err != nil {
+		return nil, err
+	}
 	s.settings = []cache.SharedIndexInformer{s.pool, s.segments, s.routes, s.peer}
-	if err := s.slice.AddIndexers(cache.Indexers{byService: func(o any) ([]string, error) {
+	if err := s.daemonSet.SetTransform(slimDaemonSet); err != nil {
+		return nil, fmt.Errorf("watch DaemonSet %s: %w", s.daemonSetKey, err)
+	}
+	return s, nil
+}
+
+// addObjects adds the informers of what there may be very many of, and of what is of the same kind.
+func (s *sources) addObjects(o Options) (err error) {
+	core, discovery := o.Kubernetes.CoreV1().RESTClient(), o.Kubernetes.DiscoveryV1().RESTClient()
+	if s.service, err = (client.Compact[*corev1.Service]{
+		Client: core, Resource: "services", New: func() *corev1.Service { return &corev1.Service{} },
+		Select: func(l *metav1.ListOptions) { l.FieldSelector = "spec.type=" + string(corev1.ServiceTypeLoadBalancer) },
+		Keep:   func(svc *corev1.Service) runtime.Object { return stored.NewService(svc, s.forwards) },
+	}).Informer(nil); err != nil {
+		return err
+	}
+	if s.node, err = (client.Compact[*corev1.Node]{
+		Client: core, Resource: "nodes", New: func() *corev1.Node { return &corev1.Node{} },
+		Keep: func(node *corev1.Node) runtime.Object { return candidate.SlimNode(node) },
+	}).Informer(nil); err != nil {
+		return err
+	}
+	exposed := client.Compact[*discoveryv1.EndpointSlice]{
+		Client: discovery, Resource: "endpointslices",
+		New: func() *discoveryv1.EndpointSlice { return &discoveryv1.EndpointSlice{} },
+	}
+	ofAPIServer := exposed
+	// Those that another proxy than kube-proxy serves count, too, under policy Local.
+	exposed.Select = labeled("!" + corev1.IsHeadlessService)
+	exposed.Keep = func(slice *discoveryv1.EndpointSlice) runtime.Object { return stored.NewEndpointSlice(slice) }
+	if s.forwards {
+		exposed.Keep = func(slice *discoveryv1.EndpointSlice) runtime.Object { return stored.NewBackends(slice) }
+	}
+	if s.slice, err = exposed.Informer(cache.Indexers{byService: func(o any) ([]string, error) {
 		if name := serviceOf(o); name != "" {
 			return []string{name}, nil
 		}
 		return nil, nil
 	}}); err != nil {
-		return nil, fmt.Errorf("index EndpointSlices: %w", err)
+		return err
 	}
-	ofServices, ofSlices := slimService, slimSlice
-	if o.IPVS || o.Steering {
-		ofServices, ofSlices = slimForwarded, slimBackends
-	}
-	for informer, slim := range map[cache.SharedIndexInformer]cache.TransformFunc{
-		s.service: ofServices, s.slice: ofSlices, s.node: slimNode, s.daemonSet: slimDaemonSet,
-	} {
-		if err := informer.SetTransform(slim); err != nil {
-			return nil, fmt.Errorf("watch: %w", err)
-		}
-	}
-	return s, nil
+	// Its addresses are in use.
+	ofAPIServer.Namespace, ofAPIServer.Select = metav1.NamespaceDefault, labeled(
+		discoveryv1.LabelServiceName+"=kubernetes",
+	)
+	ofAPIServer.Keep = func(slice *discoveryv1.EndpointSlice) runtime.Object { return candidate.SlimBackends(slice) }
+	s.apiServer, err = ofAPIServer.Informer(nil)
+	return err
 }
 
-// selecting returns a factory of informers of the objects that match these selectors: what a
-// speaker has no use for costs the API server, the network and each speaker as much as what it has.
-func selecting(
-	o Options,
-	fields, labels string,
-	more ...informers.SharedInformerOption,
-) informers.SharedInformerFactory {
-	return informers.NewSharedInformerFactoryWithOptions(o.Kubernetes, 0, append(
-		more,
-		informers.WithTweakListOptions(
-			func(l *metav1.ListOptions) { l.FieldSelector, l.LabelSelector = fields, labels },
-		),
-	)...)
+// labeled has those listed and watched that match a selector of labels.
+func labeled(selector string) func(*metav1.ListOptions) {
+	return func(l *metav1.ListOptions) { l.LabelSelector = selector }
 }
 
 // ownStatus is a source of the one Speaker of that name.
@@ -191,9 +230,10 @@ func (s *sources) run(ctx context.Context) error {
 	for _, f := range s.factories {
 		f.StartWithContext(ctx)
 	}
-	for _, i := range append(s.settings, s.status, s.password, s.daemonSet) {
+	for _, i := range append(s.settings, s.status, s.password, s.daemonSet, s.service, s.node, s.apiServer) {
 		group.Go(func() error { i.RunWithContext(ctx); return nil })
 	}
+	group.Go(func() error { s.runSlices(ctx); return nil })
 	<-ctx.Done()
 	for _, f := range s.factories {
 		f.Shutdown()
@@ -201,14 +241,62 @@ func (s *sources) run(ctx context.Context) error {
 	return group.Wait()
 }
 
+// runSlices watches EndpointSlices from when they are wanted until the context ends.
+func (s *sources) runSlices(ctx context.Context) {
+	select {
+	case <-s.wanted:
+	case <-ctx.Done():
+		return
+	}
+	var told sync.WaitGroup
+	defer told.Wait()
+	told.Go(func() {
+		if cache.WaitForCacheSync(ctx.Done(), s.slice.HasSynced) {
+			close(s.filled)
+		}
+	})
+	s.slice.RunWithContext(ctx)
+}
+
+// fill waits until the caches are filled, that of EndpointSlices if something depends on them.
+func (s *sources) fill(ctx context.Context) bool {
+	if !cache.WaitForCacheSync(ctx.Done(), s.synced) {
+		return false
+	}
+	if !s.byEndpoints() {
+		return true
+	}
+	s.endpointsKnown()
+	return cache.WaitForCacheSync(ctx.Done(), s.slice.HasSynced)
+}
+
 func (s *sources) synced() bool {
-	all := []cache.SharedIndexInformer{s.service, s.slice, s.node, s.secret, s.status, s.password}
+	all := []cache.SharedIndexInformer{s.service, s.apiServer, s.node, s.secret, s.status, s.password}
 	for _, i := range append(all, s.settings...) {
 		if !i.HasSynced() {
 			return false
 		}
 	}
 	return true
+}
+
+// byEndpoints reports whether who announces a Service may depend on where its endpoints are.
+func (s *sources) byEndpoints() bool {
+	return s.forwards ||
+		slices.ContainsFunc(client.Stored[*stored.Service](s.service), (*stored.Service).Local) ||
+		slices.ContainsFunc(
+			client.Stored[*v1alpha1.LoadBalancerPool](s.pool),
+			func(p *v1alpha1.LoadBalancerPool) bool {
+				return p.Spec.Dataplane == v1alpha1.DataplaneSteering
+			},
+		)
+}
+
+// endpointsKnown reports whether it is known where Services have endpoints. From then on it is, or
+// will be.
+func (s *sources) endpointsKnown() bool {
+	s.want.Do(func() { close(s.wanted) })
+	return s.forwards || s.slice.HasSynced() // a node that forwards waits for them when it starts
 }
 
 // objects returns the configuration of the caches.
@@ -228,8 +316,8 @@ func serviceOf(o any) string {
 	if tombstone, ok := o.(cache.DeletedFinalStateUnknown); ok {
 		o = tombstone.Obj
 	}
-	if slice, ok := o.(*discoveryv1.EndpointSlice); ok {
-		return candidate.ServiceOf(slice)
+	if slice, ok := o.(*stored.EndpointSlice); ok {
+		return slice.Service()
 	}
 	return ""
 }
@@ -237,25 +325,12 @@ func serviceOf(o any) string {
 // view returns what a plan needs to know of the Service, without addresses if Berth does not serve
 // it: only what the controller gave is announced, by the record that one of the keys signed.
 func (s *sources) view(key string, recordKeys [][]byte) plan.Service {
-	view := plan.Service{Name: key}
 	o, exists, err := s.service.GetStore().GetByKey(key)
-	svc, ok := o.(*corev1.Service)
-	if err != nil || !exists || !ok || svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
-		return view
+	svc, ok := o.(*stored.Service)
+	if err != nil || !exists || !ok {
+		return plan.Service{Name: key}
 	}
-	view = object.Service(svc, givenTo(svc, recordKeys))
-	_, view.Bound = svc.Annotations[annotationBound]
-	return view
-}
-
-// givenTo returns the addresses that the controller gave the Service.
-func givenTo(svc *corev1.Service, recordKeys [][]byte) []netip.Addr {
-	for _, key := range recordKeys {
-		if given, err := record.Of(svc, key); err == nil {
-			return given.Addresses
-		}
-	}
-	return nil
+	return svc.View(recordKeys)
 }
 
 // nodeUID returns the UID of a Node; false: there is none.
@@ -267,27 +342,24 @@ func (s *sources) nodeUID(name string) (types.UID, bool) {
 }
 
 // endpoints returns where the Service has endpoints.
-func (s *sources) endpoints(key string) candidate.Endpoints {
-	slices, err := s.slice.GetIndexer().ByIndex(byService, key)
-	if err != nil {
-		slices = nil // there is no such index, and nobody to tell
-	}
-	return candidate.Of(slices)
-}
+func (s *sources) endpoints(key string) candidate.Endpoints { return candidate.Of(s.slices(key)) }
 
 // backends returns where connections to the Service can go.
-func (s *sources) backends(key string) []plan.Backend {
+func (s *sources) backends(key string) []plan.Backend { return object.Backends(s.slices(key)) }
+
+// slices returns the EndpointSlices of a Service, as far as they are kept.
+func (s *sources) slices(key string) []*discoveryv1.EndpointSlice {
 	found, err := s.slice.GetIndexer().ByIndex(byService, key)
 	if err != nil {
-		return nil
+		return nil // there is no such index, and nobody to tell
 	}
-	var endpointSlices []*discoveryv1.EndpointSlice
+	var its []*discoveryv1.EndpointSlice
 	for _, o := range found {
-		if slice, ok := o.(*discoveryv1.EndpointSlice); ok {
-			endpointSlices = append(endpointSlices, slice)
+		if slice, ok := o.(*stored.EndpointSlice); ok {
+			its = append(its, slice.Object())
 		}
 	}
-	return object.Backends(endpointSlices)
+	return its
 }
 
 // nodes returns what plans need to know of the nodes.
@@ -361,13 +433,10 @@ func (s *sources) awaitKubeProxy(ctx context.Context, addresses []netip.Addr) er
 
 // proxied reports whether kube-proxy still leaves one of the addresses alone.
 func (s *sources) proxied(addresses []netip.Addr) bool {
-	return slices.ContainsFunc(s.service.GetStore().List(), func(o any) bool {
-		svc, ok := o.(*corev1.Service)
-		return ok && slices.ContainsFunc(svc.Status.LoadBalancer.Ingress, func(i corev1.LoadBalancerIngress) bool {
-			a, err := netip.ParseAddr(i.IP)
-			return err == nil && object.Proxied(i) && slices.Contains(addresses, a)
-		})
-	})
+	return slices.ContainsFunc(
+		client.Stored[*stored.Service](s.service),
+		func(svc *stored.Service) bool { return svc.Proxied(addresses) },
+	)
 }
 
 // nodeReady reports whether the API calls the Node ready.
@@ -382,17 +451,7 @@ func isReady(node *corev1.Node) bool {
 	})
 }
 
-// apiServer returns the EndpointSlices of the API server.
-func (s *sources) apiServer() []*discoveryv1.EndpointSlice {
-	found, err := s.slice.GetIndexer().ByIndex(byService, apiServerService)
-	if err != nil {
-		return nil // there is no such index, and nobody to tell
-	}
-	var slices []*discoveryv1.EndpointSlice
-	for _, o := range found {
-		if slice, ok := o.(*discoveryv1.EndpointSlice); ok {
-			slices = append(slices, slice)
-		}
-	}
-	return slices
+// apiServers returns the EndpointSlices of the API server.
+func (s *sources) apiServers() []*discoveryv1.EndpointSlice {
+	return client.Stored[*discoveryv1.EndpointSlice](s.apiServer)
 }

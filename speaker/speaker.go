@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -94,7 +95,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	if s.Steering {
 		group.Go(func() error { steer.Prolong(waiting, s.Logger); return nil })
 	}
-	if !cache.WaitForCacheSync(ctx.Done(), s.sources.synced) {
+	if !s.sources.fill(ctx) {
 		return stop()
 	}
 	node, err := s.waitForNode(ctx)
@@ -187,6 +188,7 @@ func (s *Speaker) settle(ctx context.Context, p *planner, former map[string]bool
 		}
 	}
 	s.ready.Store(true)
+	debug.FreeOSMemory() // lists and the like, which only a start needs
 }
 
 // establishedBefore are the neighbors that the process before had sessions with.

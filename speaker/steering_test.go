@@ -26,8 +26,8 @@ func TestPlanner_steering(t *testing.T) {
 	if err := errors.Join(
 		n.sources.node.GetStore().Add(&corev1.Node{ObjectMeta: named("n1")}),
 		n.sources.node.GetStore().Add(&corev1.Node{ObjectMeta: named("n2")}),
-		n.sources.service.GetStore().Add(service),
-		n.sources.slice.GetStore().Add(slice),
+		n.sources.service.GetStore().Add(kept(service)),
+		n.sources.slice.GetStore().Add(kept(slice)),
 		n.sources.pool.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.LoadBalancerPool{
 			ObjectMeta: named("ours"), Spec: v1alpha1.LoadBalancerPoolSpec{
 				Addresses: []v1alpha1.AddressRange{"192.0.2.0/24"}, Dataplane: v1alpha1.DataplaneSteering,
@@ -59,13 +59,16 @@ func TestPlanner_steering(t *testing.T) {
 	expect("it cannot", []string{"n1", "n2"}, false, false)
 	on1 := "n1"
 	slice.Endpoints[0].NodeName = &on1
+	if err := n.sources.slice.GetStore().Update(kept(slice)); err != nil {
+		t.Fatal(err)
+	}
 	n.steering.steers["d/web"], n.steering.starting = false, true
 	n.do(task{kind: serviceChanged, service: "d/web"})
 	expect("it has an endpoint, and boots", []string{"n2"}, false, false)
 	n.steering.starting = false
 	n.do(task{kind: serviceChanged, service: "d/web"})
 	expect("it has an endpoint, and does not steer", []string{"n1", "n2"}, true, false)
-	if err := n.sources.service.GetStore().Delete(service); err != nil {
+	if err := n.sources.service.GetStore().Delete(kept(service)); err != nil {
 		t.Fatal(err)
 	}
 	n.do(task{kind: serviceChanged, service: "d/web"})

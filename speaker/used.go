@@ -23,7 +23,7 @@ func (p *planner) reviewUsed() bool {
 	p.steering.SetInterfaces(steer.Interfaces(network, p.pods()))
 	used := inuse.Compile(inuse.Sources{
 		Nodes:     client.Stored[*corev1.Node](p.sources.node),
-		APIServer: p.sources.apiServer(),
+		APIServer: p.sources.apiServers(),
 		Peers:     peerAddresses(p.world.Snapshot),
 		PodCIDRs:  p.PodCIDRs,
 		Speakers:  []*v1alpha1.Speaker{ownNetwork(p.Node, network)},

@@ -18,41 +18,6 @@ import (
 	"github.com/berth-lb/berth/speaker/localnet"
 )
 
-func TestSlim_addressesInUse(t *testing.T) {
-	for key, want := range map[string]bool{
-		"kube-vip.io/loadbalancerIPs": true, "purelb.io/allocated-from": true,
-		"metallb.io/ip-allocated-from-pool": false, "example.com/kube-vip.io": false, annotationBound: false,
-	} {
-		svc := &corev1.Service{
-			ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "web", Annotations: map[string]string{key: "x"}},
-		}
-		for _, slim := range []func(any) (any, error){slimService, slimForwarded} {
-			kept, err := slim(svc)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, bound := kept.(*corev1.Service).Annotations[annotationBound]; bound != want {
-				t.Errorf("%s: bound by others: %v, want %v", key, bound, want)
-			}
-		}
-	}
-	for name, want := range map[string]int{"kubernetes": 2, "web": 0} {
-		slice := apiServerSlice("192.0.2.2", "192.0.2.3")
-		slice.Labels[discoveryv1.LabelServiceName] = name
-		kept, err := slimSlice(slice)
-		if err != nil {
-			t.Fatal(err)
-		}
-		n := 0
-		for _, e := range kept.(*discoveryv1.EndpointSlice).Endpoints {
-			n += len(e.Addresses)
-		}
-		if n != want {
-			t.Errorf("Service %s: %d addresses are kept, want %d", name, n, want)
-		}
-	}
-}
-
 func apiServerSlice(addresses ...string) *discoveryv1.EndpointSlice {
 	slice := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{
 		Namespace: "default", Name: "kubernetes", Labels: map[string]string{discoveryv1.LabelServiceName: "kubernetes"},
@@ -123,7 +88,7 @@ func TestPlanner_reviewUsed(t *testing.T) {
 		},
 		{
 			name:    "the API server",
-			do:      func() error { return p.sources.slice.GetStore().Add(apiServerSlice("192.0.2.2")) },
+			do:      func() error { return p.sources.apiServer.GetStore().Add(apiServerSlice("192.0.2.2")) },
 			address: "192.0.2.2",
 		},
 		{
@@ -184,7 +149,7 @@ func TestPlanner_do_addressInUse(t *testing.T) {
 			name: "the API server moves to it",
 			task: task{kind: networkChanged},
 			do: func(p node) error {
-				return p.sources.slice.GetStore().Add(apiServerSlice("192.0.2.1"))
+				return p.sources.apiServer.GetStore().Add(apiServerSlice("192.0.2.1"))
 			},
 		},
 	} {
@@ -209,7 +174,7 @@ func TestPlanner_do_addressInUse(t *testing.T) {
 			),
 			p.sources.segments.GetStore().
 				Add(v1alpha1test.SelectsAll(&v1alpha1.SegmentAnnouncement{ObjectMeta: named("lan")})),
-			p.sources.service.GetStore().Add(web),
+			p.sources.service.GetStore().Add(kept(web)),
 		)
 		if err != nil {
 			t.Fatal(err)

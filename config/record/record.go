@@ -82,15 +82,21 @@ func Of(svc *corev1.Service, key []byte) (Record, error) {
 	if i < 0 {
 		return Record{}, ErrNone
 	}
-	r, by, err := parse(svc.Status.Conditions[i].Message)
+	return Read(svc.Status.Conditions[i].Message, svc.UID, key)
+}
+
+// Read returns the record in a text, the message of the condition of a Service with that UID. The
+// errors are those of Of.
+func Read(message string, uid types.UID, key []byte) (Record, error) {
+	r, by, err := parse(message)
 	switch {
 	case err != nil:
 		return Record{}, err
-	case r.UID != svc.UID:
+	case r.UID != uid:
 		return Record{}, &ForgedError{"it is that of another Service"}
 	case by != fingerprint(key):
 		return Record{}, &UnknownKeyError{r}
-	case !hmac.Equal([]byte(r.sign(key)), []byte(svc.Status.Conditions[i].Message)):
+	case !hmac.Equal([]byte(r.sign(key)), []byte(message)):
 		return Record{}, &ForgedError{"its signature does not hold"}
 	}
 	return r, nil

@@ -12,12 +12,15 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/stored"
 )
 
 // Config of a Mirror. All fields are needed.
@@ -77,17 +80,20 @@ type Mirror struct {
 // New returns a Mirror that does nothing yet.
 func New(c Config) (*Mirror, error) {
 	m := &Mirror{
-		Config:   c,
-		Claims:   c.Claims,
-		informer: client.NewInformer(c.Berth.L2Owners, &v1alpha1.L2Owner{}),
-		paces:    map[string]*rate.Limiter{},
-		pace:     rate.NewLimiter(writesPerSecond, writesPerSecond),
-		began:    time.Now(),
+		Config: c,
+		Claims: c.Claims,
+		paces:  map[string]*rate.Limiter{},
+		pace:   rate.NewLimiter(writesPerSecond, writesPerSecond),
+		began:  time.Now(),
 	}
-	if err := m.informer.SetTransform(slim); err != nil {
-		return nil, fmt.Errorf("watch L2Owners: %w", err)
+	var err error
+	if m.informer, err = (client.Compact[*v1alpha1.L2Owner]{
+		Client: c.Berth.L2Owners.GetClient(), Resource: "l2owners",
+		New: func() *v1alpha1.L2Owner { return &v1alpha1.L2Owner{} }, Keep: m.keep,
+	}).Informer(nil); err != nil {
+		return nil, err
 	}
-	_, err := m.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	_, err = m.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    m.saw,
 		UpdateFunc: func(_, o any) { m.saw(o) },
 		DeleteFunc: m.gone,
@@ -98,12 +104,23 @@ func New(c Config) (*Mirror, error) {
 	return m, nil
 }
 
-// slim leaves out of the cache what nobody reads.
-func slim(o any) (any, error) {
-	if owner, ok := o.(*v1alpha1.L2Owner); ok {
-		owner.ManagedFields = nil
+// keep returns what is kept of an L2Owner. Of those that name another node that is the claim, and
+// what it takes to write over it.
+func (m *Mirror) keep(o *v1alpha1.L2Owner) runtime.Object {
+	o.TypeMeta, o.ManagedFields = metav1.TypeMeta{}, nil
+	if o.Status.NodeName == m.Node {
+		return o
 	}
-	return o, nil
+	return &v1alpha1.L2Owner{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: o.Name, UID: o.UID, ResourceVersion: o.ResourceVersion, Generation: o.Generation,
+		},
+		Status: v1alpha1.L2OwnerStatus{
+			Address: o.Status.Address, NodeName: stored.Shared(o.Status.NodeName), Segment: stored.Shared(o.Status.Segment),
+			Interface: stored.Shared(o.Status.Interface), MAC: stored.Shared(o.Status.MAC),
+			Term: o.Status.Term, Witnessed: o.Status.Witnessed, Tentative: o.Status.Tentative,
+		},
+	}
 }
 
 // Synced reports whether every L2Owner that existed at the start was passed on.

@@ -11,15 +11,15 @@ import (
 // is not safe for concurrent use.
 type Groups struct {
 	services map[string]Service
-	holders  map[netip.Addr]map[string]bool // Services by address
-	current  map[string]string              // group ID by Service
+	holders  map[netip.Addr][]string // Services by address
+	current  map[string]string       // group ID by Service
 }
 
 // NewGroups returns no groups.
 func NewGroups() *Groups {
 	return &Groups{
 		services: map[string]Service{},
-		holders:  map[netip.Addr]map[string]bool{},
+		holders:  map[netip.Addr][]string{},
 		current:  map[string]string{},
 	}
 }
@@ -35,7 +35,7 @@ func (g *Groups) Set(s Service) (now []Group, gone []string) {
 	affected := map[string]bool{s.Name: true}
 	before := map[string]bool{}
 	for _, a := range slices.Concat(old.Addresses, s.Addresses) {
-		for other := range g.holders[a] {
+		for _, other := range g.holders[a] {
 			affected[other] = true
 		}
 	}
@@ -71,8 +71,8 @@ func (g *Groups) Set(s Service) (now []Group, gone []string) {
 
 func (g *Groups) replace(old, s Service) {
 	for _, a := range old.Addresses {
-		delete(g.holders[a], s.Name)
-		if len(g.holders[a]) == 0 {
+		others := slices.DeleteFunc(g.holders[a], func(name string) bool { return name == s.Name })
+		if g.holders[a] = others; len(others) == 0 {
 			delete(g.holders, a)
 		}
 	}
@@ -83,10 +83,9 @@ func (g *Groups) replace(old, s Service) {
 	}
 	g.services[s.Name] = s
 	for _, a := range s.Addresses {
-		if g.holders[a] == nil {
-			g.holders[a] = map[string]bool{}
+		if !slices.Contains(g.holders[a], s.Name) {
+			g.holders[a] = append(g.holders[a], s.Name)
 		}
-		g.holders[a][s.Name] = true
 	}
 }
 
@@ -101,7 +100,7 @@ func (g *Groups) around(service string, seen map[string]bool) Group {
 		group.Services = append(group.Services, member)
 		for _, a := range member.Addresses {
 			group.Addresses = append(group.Addresses, a)
-			for other := range g.holders[a] {
+			for _, other := range g.holders[a] {
 				if !seen[other] {
 					seen[other] = true
 					todo = append(todo, other)
@@ -121,7 +120,7 @@ func (g *Groups) All() []Group { return g.Of(slices.Collect(maps.Keys(g.services
 
 // At returns the group that has the address, if there is one.
 func (g *Groups) At(address netip.Addr) []Group {
-	return g.Of(slices.Collect(maps.Keys(g.holders[address]))...)
+	return g.Of(g.holders[address]...)
 }
 
 // Of returns the groups of these Services. The ID of a group is the name of one of its own.
