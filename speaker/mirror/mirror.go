@@ -12,15 +12,12 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
-	"github.com/berth-lb/berth/speaker/stored"
 )
 
 // Config of a Mirror. All fields are needed.
@@ -104,25 +101,6 @@ func New(c Config) (*Mirror, error) {
 	return m, nil
 }
 
-// keep returns what is kept of an L2Owner. Of those that name another node that is the claim, and
-// what it takes to write over it.
-func (m *Mirror) keep(o *v1alpha1.L2Owner) runtime.Object {
-	o.TypeMeta, o.ManagedFields = metav1.TypeMeta{}, nil
-	if o.Status.NodeName == m.Node {
-		return o
-	}
-	return &v1alpha1.L2Owner{
-		ObjectMeta: metav1.ObjectMeta{
-			Name: o.Name, UID: o.UID, ResourceVersion: o.ResourceVersion, Generation: o.Generation,
-		},
-		Status: v1alpha1.L2OwnerStatus{
-			Address: o.Status.Address, NodeName: stored.Shared(o.Status.NodeName), Segment: stored.Shared(o.Status.Segment),
-			Interface: stored.Shared(o.Status.Interface), MAC: stored.Shared(o.Status.MAC),
-			Term: o.Status.Term, Witnessed: o.Status.Witnessed, Tentative: o.Status.Tentative,
-		},
-	}
-}
-
 // Synced reports whether every L2Owner that existed at the start was passed on.
 func (m *Mirror) Synced() bool { return m.informer.HasSynced() }
 
@@ -144,8 +122,8 @@ func (m *Mirror) Run(ctx context.Context) error {
 
 // saw handles an L2Owner that was added or changed.
 func (m *Mirror) saw(o any) {
-	owner, ok := o.(*v1alpha1.L2Owner)
-	if !ok {
+	owner := ownerOf(o)
+	if owner == nil {
 		return
 	}
 	m.hear(owner)
@@ -177,18 +155,12 @@ func (m *Mirror) hear(owner *v1alpha1.L2Owner) {
 
 // Reconsider passes the claims of a Node on again, whose readiness changed.
 func (m *Mirror) Reconsider(node string) {
-	for _, owner := range client.Stored[*v1alpha1.L2Owner](m.informer) {
-		if owner.Status.NodeName == node {
-			m.hear(owner)
-		}
-	}
+	m.owners(node, m.hear)
 }
 
 // Refresh passes the claims of all L2Owners on again, after the listener has forgotten them.
 func (m *Mirror) Refresh() {
-	for _, owner := range client.Stored[*v1alpha1.L2Owner](m.informer) {
-		m.hear(owner)
-	}
+	m.owners("", m.hear)
 }
 
 // gone handles an L2Owner that was deleted.
@@ -196,8 +168,8 @@ func (m *Mirror) gone(o any) {
 	if tombstone, ok := o.(cache.DeletedFinalStateUnknown); ok {
 		o = tombstone.Obj
 	}
-	owner, ok := o.(*v1alpha1.L2Owner)
-	if !ok {
+	owner := ownerOf(o)
+	if owner == nil {
 		return
 	}
 	m.hear(owner)

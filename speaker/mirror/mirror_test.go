@@ -272,6 +272,46 @@ type told []l2.Claim
 func (c *told) Mirrored(claim l2.Claim) { *c = append(*c, claim) }
 
 // The claim of a dead node may have a higher term than anybody on the segment knows.
+// What is kept of an L2Owner says the same claim, and is all of it if it names this node.
+func TestMirror_keep(t *testing.T) {
+	m := &Mirror{Config: Config{Node: "n1"}}
+	for _, node := range []string{"n1", "n2"} {
+		claim := l2.Claim{
+			Address: netip.MustParseAddr(
+				"2001:db8::1",
+			), Segment: "2001:db8::/64", Interface: "eth0", Node: node, Term: 7,
+			MAC: []byte{2, 0, 0, 0, 0, 1}, Witnessed: true, Tentative: true,
+		}
+		m.Claims = NewClaims()
+		m.Show(claim.Address, []string{"d/web"}, []string{"all"})
+		o := m.object(nameOf(claim.Address, claim.Segment), entry{claim: claim, since: time.Unix(1, 0)})
+		o.UID, o.ResourceVersion, o.Generation, o.ManagedFields = "1", "9", 3, []metav1.ManagedFieldsEntry{{}}
+		whole := o.DeepCopy()
+		got := ownerOf(m.keep(o))
+		if said, ok := claimOf(got); !ok ||
+			!cmp.Equal(said, claim, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })) {
+			t.Errorf("of %s: claim %+v", node, said)
+		}
+		whole.ManagedFields = nil
+		if node != m.Node {
+			whole = &v1alpha1.L2Owner{
+				ObjectMeta: metav1.ObjectMeta{
+					Name:            whole.Name,
+					UID:             "1",
+					ResourceVersion: "9",
+					Generation:      3,
+				}, Status: got.Status,
+			}
+		}
+		if diff := cmp.Diff(whole, got); diff != "" {
+			t.Errorf("of %s:\n%s", node, diff)
+		}
+	}
+	if ownerOf("something else") != nil {
+		t.Error("something else is an L2Owner")
+	}
+}
+
 func TestMirror_reconcile_termOfDeadNode(t *testing.T) {
 	berth, err := client.New(&rest.Config{Host: "http://127.0.0.1:1"}) // nothing is asked of it
 	if err != nil {
@@ -293,7 +333,7 @@ func TestMirror_reconcile_termOfDeadNode(t *testing.T) {
 				Address: claim.Address.String(), Segment: claim.Segment, NodeName: node, Term: 7,
 			},
 		}
-		if err := m.informer.GetStore().Add(found); err != nil {
+		if err := m.informer.GetStore().Add(m.keep(found)); err != nil {
 			t.Fatal(err)
 		}
 		ours := claim

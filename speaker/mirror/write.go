@@ -199,9 +199,8 @@ func (m *Mirror) paced(ctx context.Context, what, name string, request func(cont
 
 func (m *Mirror) cached(name string) *v1alpha1.L2Owner {
 	o, exists, err := m.informer.GetStore().GetByKey(name)
-	owner, ok := o.(*v1alpha1.L2Owner)
-	if err != nil || !exists || !ok {
+	if err != nil || !exists {
 		return nil
 	}
-	return owner
+	return ownerOf(o)
 }
