@@ -21,7 +21,7 @@ TOOLS := $(BERTH_CACHE)/tools
 LAB := $(BERTH_CACHE)/bin/lab
 VM := $(BERTH_CACHE)/bin/vm-exec
 # Tests of routes and of rules, on this machine's kernel, and tests of the API server.
-route_tests = CGO_ENABLED=1 go test -race -tags root -count=1 -p 1 -timeout 10m ./bgp ./internal/urgent ./speaker/dataplane ./speaker/dataplane/midstream ./speaker/dataplane/unserved ./speaker/dataplane/guard ./speaker/dataplane/podnat ./speaker/dataplane/steering/... ./speaker/heart ./speaker/bgpd ./speaker/localnet ./speaker/rival ./speaker/steer
+route_tests = CGO_ENABLED=1 go test -race -tags root -count=1 -p 1 -timeout 15m ./bgp ./internal/urgent ./speaker/dataplane ./speaker/dataplane/midstream ./speaker/dataplane/unserved ./speaker/dataplane/guard ./speaker/dataplane/podnat ./speaker/dataplane/steering/... ./speaker/heart ./speaker/bgpd ./speaker/localnet ./speaker/rival ./speaker/steer
 api_tests = cd e2e && CGO_ENABLED=1 go test -race -tags root -count=1 -timeout 15m ./api
 # Namespaces of its own are its rack; it needs what the lab runs.
 steering_bench = cd e2e && go test -tags bench -count=1 -timeout 10m -run '^$$' -bench . ./vm/rate
