@@ -175,7 +175,7 @@ func (c *cluster) addressWithin(ctx context.Context, name, by string) (time.Dura
 			return time.Since(begun), nil
 		}
 	}
-	return 0, errors.Join(ctx.Err(), fmt.Errorf("Service %s got no address", name))
+	return 0, errors.Join(ctx.Err(), fmt.Errorf("no address for Service %s", name))
 }
 
 // owners returns how many addresses each node answers for, as the L2Owners say.

@@ -69,7 +69,7 @@ func (c *cluster) addNode(ctx context.Context) (*node, error) {
 		ObjectMeta: metav1.ObjectMeta{Name: n.name},
 		Spec:       coordinationv1.LeaseSpec{HolderIdentity: &n.name, RenewTime: &now},
 	}, metav1.CreateOptions{}); err != nil {
-		return nil, fmt.Errorf("Lease of node %s: %w", n.name, err)
+		return nil, fmt.Errorf("node %s: Lease: %w", n.name, err)
 	}
 	pod, err := c.kubernetes.CoreV1().Pods(stage.Namespace).Create(ctx, &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: "berth-speaker-" + n.name},
@@ -79,7 +79,7 @@ func (c *cluster) addNode(ctx context.Context) (*node, error) {
 		},
 	}, metav1.CreateOptions{})
 	if err != nil {
-		return nil, fmt.Errorf("Pod of the speaker of %s: %w", n.name, err)
+		return nil, fmt.Errorf("node %s: the speaker's Pod: %w", n.name, err)
 	}
 	n.config, err = c.credentials(ctx, "berth-speaker", n.name, &authenticationv1.BoundObjectReference{
 		Kind: "Pod", APIVersion: "v1", Name: pod.Name, UID: pod.UID,
@@ -204,7 +204,7 @@ func (c *cluster) renew(ctx context.Context, n *node) error {
 		ctx, n.name, types.MergePatchType, []byte(patch), metav1.PatchOptions{},
 	)
 	if err != nil {
-		return fmt.Errorf("Lease of node %s: %w", n.name, err)
+		return fmt.Errorf("node %s: Lease: %w", n.name, err)
 	}
 	return nil
 }

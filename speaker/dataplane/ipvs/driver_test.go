@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	lib "github.com/cloudflare/ipvs"
 	"golang.org/x/sys/unix"
 )
 
@@ -596,4 +597,19 @@ func TestDriver_Remove(t *testing.T) {
 			t.Errorf("left: %v, %v, %d rules; want only %s", f.servers, f.routes, f.rules, foreign)
 		}
 	})
+}
+
+// flushed is a kernel whose virtual servers another program has deleted by the time that one is
+// removed.
+type flushed struct{ lib.Client }
+
+func (flushed) CreateService(lib.Service) error { return nil }
+func (flushed) RemoveService(lib.Service) error { return unix.ESRCH }
+func (flushed) Close() error                    { return nil }
+
+// A kube-proxy that starts deletes all virtual servers, also that of a probe. The scheduler is there.
+func TestKernel_probe_flushed(t *testing.T) {
+	if err := (kernel{flushed{}}).probe("rr"); err != nil {
+		t.Error(err)
+	}
 }

@@ -254,7 +254,7 @@ func (k kernel) probe(scheduler string) error {
 	}
 	err := k.c.CreateService(s)
 	if errors.Is(err, unix.EEXIST) { // left by a process that was killed
-		if err = k.c.RemoveService(s); err == nil {
+		if err = k.removeProbe(s); err == nil {
 			err = k.c.CreateService(s)
 		}
 	}
@@ -264,7 +264,16 @@ func (k kernel) probe(scheduler string) error {
 	case err != nil:
 		return explain("probe scheduler "+scheduler, err)
 	}
-	return explain("remove the probe of scheduler "+scheduler, k.c.RemoveService(s))
+	return explain("remove the probe of scheduler "+scheduler, k.removeProbe(s))
+}
+
+// removeProbe removes what probe made. A kube-proxy that starts may have deleted all virtual
+// servers meanwhile.
+func (k kernel) removeProbe(s lib.Service) error {
+	if err := k.c.RemoveService(s); !errors.Is(err, unix.ESRCH) {
+		return err
+	}
+	return nil
 }
 
 // explain adds what was done, and what to do about it. It keeps nil.
