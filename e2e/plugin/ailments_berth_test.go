@@ -41,6 +41,23 @@ var berthAilments = []ailment{
 		), undo: reinstall,
 	},
 	{
+		id: "fence-unconfined", object: "ClusterRole berth-fence", what: "no ValidatingAdmissionPolicy berth-fence",
+		do:   kubectl("create", "clusterrole", "berth-fence", "--verb=patch", "--resource=pods/status"),
+		undo: kubectl("delete", "clusterrole", "berth-fence"),
+	},
+	{
+		id: "fence-blind", object: "Deployment " + stage.Namespace + "/berth-controller", what: "--report-silent-nodes",
+		// Paused, so that no controller begins with the flag, whose rights it does not have.
+		do: inOrder(
+			kubectl("rollout", "pause", "deployment/berth-controller", "-n", stage.Namespace),
+			kubectl("patch", "deployment", "berth-controller", "-n", stage.Namespace, "--type=json", "-p",
+				`[{"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": "--fence-dead-nodes"}]`),
+		),
+		undo: inOrder(
+			reinstall, kubectl("rollout", "resume", "deployment/berth-controller", "-n", stage.Namespace),
+		),
+	},
+	{
 		id: "crd-differs", object: "CustomResourceDefinition addressreservations.berth.dev", what: "not those of version",
 		do: kubectl("patch", "crd", "addressreservations.berth.dev", "--type=json", "-p",
 			`[{"op": "replace", "path": "/spec/versions/0/schema/openAPIV3Schema/description", "value": "another"}]`),
