@@ -607,7 +607,8 @@ func (flushed) CreateService(lib.Service) error { return nil }
 func (flushed) RemoveService(lib.Service) error { return unix.ESRCH }
 func (flushed) Close() error                    { return nil }
 
-// A kube-proxy that starts deletes all virtual servers, also that of a probe. The scheduler is there.
+// A kube-proxy that starts deletes all virtual servers, also that of a probe. The scheduler is
+// there.
 func TestKernel_probe_flushed(t *testing.T) {
 	if err := (kernel{flushed{}}).probe("rr"); err != nil {
 		t.Error(err)

@@ -268,7 +268,7 @@ func (k kernel) probe(scheduler string) error {
 }
 
 // removeProbe removes what probe made. A kube-proxy that starts may have deleted all virtual
-// servers meanwhile.
+// servers before.
 func (k kernel) removeProbe(s lib.Service) error {
 	if err := k.c.RemoveService(s); !errors.Is(err, unix.ESRCH) {
 		return err
