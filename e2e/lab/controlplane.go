@@ -179,14 +179,16 @@ func controllers() []string {
 
 func (l *Lab) controllerManagerArgs() []string {
 	config := l.pki("controller-manager.kubeconfig")
-	return []string{
+	notices := []string{"--node-monitor-period=1s", "--node-monitor-grace-period=6s"}
+	if l.opts.StockGrace {
+		notices = nil
+	}
+	return append([]string{
 		"--kubeconfig=" + config, "--authentication-kubeconfig=" + config, "--authorization-kubeconfig=" + config,
 		"--use-service-account-credentials=true", "--service-account-private-key-file=" + l.pki("sa.key"),
 		"--root-ca-file=" + l.pki("ca.crt"), "--leader-elect=false", "--bind-address=127.0.0.1", "--profiling=false",
-		// A lost node is noticed after 6 s instead of 50.
-		"--node-monitor-period=1s", "--node-monitor-grace-period=6s",
 		"--controllers=" + strings.Join(controllers(), ","),
-	}
+	}, notices...)
 }
 
 func (l *Lab) schedulerArgs() []string {

@@ -37,6 +37,9 @@ type Options struct {
 	DNS bool
 	// ProxyMode is kube-proxy's: "nftables" (also "") or "iptables".
 	ProxyMode string
+	// StockGrace: Kubernetes notices that a node is silent after 50 s, as by default, and not
+	// after 6 s.
+	StockGrace bool
 	// Kubernetes is the version of Kubernetes, such as "v1.34.4", as stock.BuildKubernetes built it.
 	// "" is the lab's own.
 	Kubernetes string

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -23,19 +24,26 @@ import (
 )
 
 // fenceKills is how often TestFence kills the node; BERTH_FENCE_KILLS is another number.
-const fenceKills = 5
+// BERTH_FENCE_PODS is another number of Pods on it. With BERTH_FENCE_STOCK=1 Kubernetes gives a
+// node 50 s, as by default, and not 6: a death takes more than a minute then.
+const (
+	fenceKills = 5
+	fencePods  = 5
+)
 
 // victim is the node that dies, or seems to.
 const victim = "n4"
 
-var fencedApp = stage.App{Namespace: "shop", Name: "web", Nodes: []string{"n2", "n3", victim}, PodsPerNode: 5}
+var fencedApp = stage.App{Namespace: "shop", Name: "web", Nodes: []string{"n2", "n3", victim}, PodsPerNode: fencePods}
 
-// TestFence kills a node, and looks how soon its endpoints are gone, with and without
-// --fence-dead-nodes. Then all kinds of things make it seem dead: it must not be fenced, or if all
-// evidence is there, its kubelet must undo that within 15 s. The lab's controller manager gives a
-// node 6 s, not 50.
+// TestFence kills a node, and looks how soon its endpoints are gone, and how many requests fail,
+// with and without --fence-dead-nodes. Then all kinds of things make it seem dead: it must not be
+// fenced, or if all evidence is there, its kubelet must undo that within 15 s.
 func TestFence(t *testing.T) {
-	r := &fenceRack{raise(t, lab.Options{Name: "fence", Nodes: 4, Router: "none"})}
+	fencedApp.PodsPerNode = number(t, "BERTH_FENCE_PODS", fencePods)
+	r := &fenceRack{Stage: raise(t, lab.Options{
+		Name: "fence", Nodes: 4, Router: "none", StockGrace: os.Getenv("BERTH_FENCE_STOCK") != "",
+	})}
 	t.Cleanup(func() {
 		if t.Failed() {
 			r.Explain(context.Background(), t.Output())
@@ -44,13 +52,18 @@ func TestFence(t *testing.T) {
 	must(t, r.Install, func(ctx context.Context) error { return r.Deploy(ctx, fencedApp) }, r.controllersOn("n1"),
 		func(ctx context.Context) error { return r.Apply(ctx, fencedConfiguration) },
 		func(ctx context.Context) error {
-			_, err := r.Create(ctx, r.Expose(fencedApp, "web"))
+			svc, err := r.Create(ctx, r.Expose(fencedApp, "web"))
+			if err == nil {
+				r.fronts, err = r.frontsOf(svc)
+			}
 			return err
 		})
 	r.isWhole(t)
+	r.newcomers = arrive(t, r.Stage, r.fronts...)
 	t.Run("without", func(t *testing.T) {
-		took := r.kill(t)
-		fmt.Printf("fence/without_last_endpoint_gone %.2f s (Kubernetes waits 6 s in the lab)\n", took.Seconds())
+		first, last := r.kill(t)
+		fmt.Printf("fence/without_endpoints_gone first %.2f s, last %.2f s\nfence/without_requests %s\n",
+			first.Seconds(), last.Seconds(), r.failures(1))
 	})
 
 	must(t, func(ctx context.Context) error {
@@ -58,6 +71,7 @@ func TestFence(t *testing.T) {
 	}, r.controllersOn("n1"))
 	r.isWhole(t)
 	t.Run("kills", r.kills)
+	t.Run("the leader is killed while it writes", r.leaderDies)
 	for _, row := range falseAlarms() {
 		t.Run(row.name, func(t *testing.T) { r.alarm(t, row) })
 	}
@@ -78,7 +92,44 @@ spec: {poolNames: [rack], nodeSelector: {}, serviceSelector: {}}
 `
 
 // fenceRack is a lab of four nodes: n1 has the controllers, the others have Pods.
-type fenceRack struct{ *stage.Stage }
+type fenceRack struct {
+	*stage.Stage
+	fronts    []front
+	newcomers *newcomers
+	lost      arrivals // what newcomers saw of deaths since failures was called
+}
+
+// frontsOf are the ways to the Service: its address, a NodePort from outside, and its ClusterIP
+// from a node.
+func (r *fenceRack) frontsOf(svc *corev1.Service) ([]front, error) {
+	own, err := r.Addresses("n1")
+	if err != nil {
+		return nil, err
+	}
+	var nodePort uint16
+	for _, p := range svc.Spec.Ports {
+		if p.Name == "line" {
+			nodePort = uint16(p.NodePort)
+		}
+	}
+	balanced, clusterIP := svc.Status.LoadBalancer.Ingress[0].IP, svc.Spec.ClusterIP
+	return []front{
+		{name: "LoadBalancer", host: lab.Client, address: netip.MustParseAddr(balanced)},
+		{name: "NodePort", host: lab.Client, address: own[0], number: nodePort},
+		{name: "ClusterIP", host: "n1", address: netip.MustParseAddr(clusterIP)},
+	}, nil
+}
+
+// failures returns how many requests by TCP failed for each death, by front.
+func (r *fenceRack) failures(deaths int) string {
+	var text []string
+	for _, f := range r.fronts {
+		text = append(text, fmt.Sprintf("%s %.1f", f.name, float64(r.lost.failedBy[f.name])/float64(deaths)))
+	}
+	saw := fmt.Sprintf("failed for each death: %s; of %d in all", strings.Join(text, ", "), r.lost.tried)
+	r.lost = arrivals{}
+	return saw
+}
 
 // controllersOn moves the controllers to a node, so that none dies with the victim.
 func (r *fenceRack) controllersOn(node string) func(context.Context) error {
@@ -137,34 +188,33 @@ func (r *fenceRack) isWhole(t *testing.T) {
 	})
 }
 
-// kill kills the victim, and returns after how long it had no ready endpoint. It boots the node
-// again when Kubernetes has noticed: else its death could not be told from a false alarm.
-func (r *fenceRack) kill(t *testing.T) time.Duration {
+// kill kills the victim, and returns after how long its first and its last ready endpoint were
+// gone.
+func (r *fenceRack) kill(t *testing.T) (first, last time.Duration) {
 	t.Helper()
 	begun := time.Now()
 	must(t, func(ctx context.Context) error { return r.Kill(ctx, victim) })
-	var took time.Duration
-	eventually(t, func(ctx context.Context) error {
-		counts, err := r.endpoints(ctx)
-		if err == nil && counts[victim] > 0 {
-			err = fmt.Errorf("%d endpoints on %s", counts[victim], victim)
-		}
-		if err == nil && (counts["n2"] < fencedApp.PodsPerNode || counts["n3"] < fencedApp.PodsPerNode) {
-			t.Errorf("others' endpoints went, too: %v", counts)
-		}
-		took = time.Since(begun)
-		return err
-	})
-	eventually(t, func(ctx context.Context) error {
+	first, last = r.gone(t, begun)
+	r.lost = r.lost.add(r.newcomers.since(begun))
+	r.boot(t)
+	return first, last
+}
+
+// boot boots the victim again, when Kubernetes has noticed that it was dead: else its death could
+// not be told from a false alarm.
+func (r *fenceRack) boot(t *testing.T) {
+	t.Helper()
+	if err := stage.Eventually(t.Context(), goneWithin, func(ctx context.Context) error {
 		node, err := r.Kubernetes.CoreV1().Nodes().Get(ctx, victim, metav1.GetOptions{})
 		if err == nil && nodeReady(node) == corev1.ConditionTrue {
 			err = errors.New("the Node is Ready")
 		}
 		return err
-	})
+	}); err != nil {
+		t.Fatal(err)
+	}
 	must(t, func(ctx context.Context) error { return r.Start(ctx, victim) })
 	r.isWhole(t)
-	return took
 }
 
 func nodeReady(n *corev1.Node) corev1.ConditionStatus {
@@ -176,29 +226,106 @@ func nodeReady(n *corev1.Node) corev1.ConditionStatus {
 	return corev1.ConditionUnknown
 }
 
+// goneWithin is more than the 50 s after which Kubernetes calls a silent node's Pods unready.
+const goneWithin = 80 * time.Second
+
+// gone waits until the victim has no ready endpoint, and the answers to requests that came before.
+func (r *fenceRack) gone(t *testing.T, begun time.Time) (first, last time.Duration) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), goneWithin)
+	defer cancel()
+	if err := stage.Eventually(ctx, goneWithin, func(ctx context.Context) error {
+		counts, err := r.endpoints(ctx)
+		if err != nil {
+			return err
+		}
+		if counts["n2"] < fencedApp.PodsPerNode || counts["n3"] < fencedApp.PodsPerNode {
+			t.Errorf("others' endpoints went, too: %v", counts)
+		}
+		if last = time.Since(begun); first == 0 && counts[victim] < fencedApp.PodsPerNode {
+			first = last
+		}
+		if counts[victim] > 0 {
+			return fmt.Errorf("%d endpoints on %s", counts[victim], victim)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	<-time.After(2 * arrivePatient) // kube-proxy, and the last requests
+	return first, last
+}
+
 // kills kills the victim a number of times.
 func (r *fenceRack) kills(t *testing.T) {
-	n := fenceKills
-	if text := os.Getenv("BERTH_FENCE_KILLS"); text != "" {
-		var err error
-		if n, err = strconv.Atoi(text); err != nil {
-			t.Fatalf("BERTH_FENCE_KILLS: %v", err)
+	var firsts, lasts []time.Duration
+	for range number(t, "BERTH_FENCE_KILLS", fenceKills) {
+		first, last := r.kill(t)
+		firsts, lasts = append(firsts, first), append(lasts, last)
+		if last > 5*time.Second {
+			t.Errorf("the endpoints were there for %v: Kubernetes took them, not Berth", last)
 		}
 	}
-	var all []time.Duration
-	for range n {
-		took := r.kill(t)
-		all = append(all, took)
-		if took > 5*time.Second {
-			t.Errorf("the endpoints were there for %v: Kubernetes took them, not Berth", took)
-		}
+	for name, all := range map[string][]time.Duration{"first": firsts, "last": lasts} {
+		slices.Sort(all)
+		fmt.Printf("fence/%s_endpoint_gone median %.2f s, at most %.2f s (of %d deaths, %d Pods each)\n",
+			name, all[len(all)/2].Seconds(), all[len(all)-1].Seconds(), len(all), fencedApp.PodsPerNode)
 	}
-	slices.Sort(all)
-	fmt.Printf("fence/last_endpoint_gone_median %.2f s\nfence/last_endpoint_gone_max %.2f s (of %d deaths, %d Pods each)\n",
-		all[len(all)/2].Seconds(), all[len(all)-1].Seconds(), len(all), fencedApp.PodsPerNode)
+	fmt.Printf("fence/requests %s\n", r.failures(len(lasts)))
 	if told := r.events(t, "Fenced"); len(told) == 0 {
 		t.Error("no event tells of it")
 	}
+}
+
+// number returns that of a variable of the environment, or else the usual one.
+func number(t *testing.T, variable string, usual int) int {
+	t.Helper()
+	text := os.Getenv(variable)
+	if text == "" {
+		return usual
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatalf("%s: %v", variable, err)
+	}
+	return n
+}
+
+// leaderDies kills the victim, and the leading controller as soon as the first endpoint is gone:
+// its successor goes on, and nobody else is fenced.
+func (r *fenceRack) leaderDies(t *testing.T) {
+	begun := time.Now()
+	must(t, func(ctx context.Context) error { return r.Kill(ctx, victim) })
+	eventually(t, func(ctx context.Context) error {
+		counts, err := r.endpoints(ctx)
+		if err == nil && counts[victim] == fencedApp.PodsPerNode {
+			err = errors.New("all endpoints are there")
+		}
+		return err
+	})
+	must(t, func(ctx context.Context) error {
+		leader, err := r.leader(ctx)
+		if err != nil {
+			return err
+		}
+		return r.Kill(ctx, leader+"@n1")
+	})
+	_, last := r.gone(t, begun)
+	fmt.Printf("fence/leader_killed_last_endpoint_gone %.2f s\n", last.Seconds())
+	r.boot(t)
+}
+
+// leader returns the Pod of the controller that leads.
+func (r *fenceRack) leader(ctx context.Context) (string, error) {
+	lease, err := r.Kubernetes.CoordinationV1().Leases(stage.Namespace).Get(ctx, "berth-controller", metav1.GetOptions{})
+	if err != nil {
+		return "", err
+	}
+	if lease.Spec.HolderIdentity == nil || *lease.Spec.HolderIdentity == "" {
+		return "", errors.New("nobody leads")
+	}
+	pod, _, _ := strings.Cut(*lease.Spec.HolderIdentity, "_")
+	return pod, nil
 }
 
 // events returns what events of a reason say of the victim.
@@ -233,10 +360,82 @@ func falseAlarms() []falseAlarm {
 			undo: func(ctx context.Context, r *fenceRack) error { return r.Resume(ctx, process+"@"+victim) },
 		}
 	}
+	dies := func(process string) falseAlarm {
+		return falseAlarm{
+			name: process + " is killed",
+			do:   func(ctx context.Context, r *fenceRack) error { return r.Kill(ctx, process+"@"+victim) },
+			undo: func(context.Context, *fenceRack) error { return nil }, // it begins again by itself
+		}
+	}
+	noAPI := func(who string, loss lab.APILoss, nodes ...string) falseAlarm {
+		each := func(ctx context.Context, do func(ctx context.Context, node string) error) error {
+			for _, node := range nodes {
+				if err := do(ctx, node); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		return falseAlarm{
+			name: who,
+			do: func(ctx context.Context, r *fenceRack) error {
+				return each(ctx, func(ctx context.Context, node string) error { return r.LoseAPI(ctx, node, loss) })
+			},
+			undo: func(ctx context.Context, r *fenceRack) error { return each(ctx, r.RegainAPI) },
+		}
+	}
+	// A firewall on the victim drops what others' probes send.
+	firewall := falseAlarm{
+		name: "a firewall drops the probes",
+		do: func(ctx context.Context, r *fenceRack) error {
+			return r.nft(ctx, victim, "add table inet firewall\nadd chain inet firewall input { type filter hook input priority 0; }\n"+
+				"add rule inet firewall input iifname eth0 tcp flags & (syn | ack) == syn drop\n")
+		},
+		undo: func(ctx context.Context, r *fenceRack) error {
+			return r.nft(ctx, victim, "delete table inet firewall\n")
+		},
+	}
 	return []falseAlarm{
 		signal("kubelet"),
 		signal("heart"),
 		signal("speaker"),
+		{
+			name: "kubelet is killed",
+			do:   func(ctx context.Context, r *fenceRack) error { return r.Kill(ctx, "kubelet@"+victim) },
+			undo: func(ctx context.Context, r *fenceRack) error { return r.Start(ctx, "kubelet@"+victim) },
+		},
+		dies("heart"),
+		dies("speaker"),
+		both(signal("heart"), signal("kubelet")),
+		noAPI("the whole node does not hear the API server", lab.APILoss{}, victim),
+		noAPI("the API server refuses the whole node", lab.APILoss{Refused: true}, victim),
+		both(signal("heart"), noAPI("the others' speakers have no API server", lab.APILoss{Pods: true}, "n2", "n3")),
+		firewall,
+		both(signal("kubelet"), firewall),
+		{
+			name: "the controllers' node and it do not hear each other",
+			do:   func(ctx context.Context, r *fenceRack) error { return r.Block(ctx, "n1", victim) },
+			undo: func(ctx context.Context, r *fenceRack) error { return r.Unblock(ctx, "n1", victim) },
+		},
+		{
+			name: "two others do not hear it, which hears them",
+			do: func(ctx context.Context, r *fenceRack) error {
+				return errors.Join(r.BlockOneWay(ctx, victim, "n2"), r.BlockOneWay(ctx, victim, "n3"))
+			},
+			undo: func(ctx context.Context, r *fenceRack) error {
+				return errors.Join(r.Unblock(ctx, "n2", victim), r.Unblock(ctx, "n3", victim))
+			},
+		},
+		{
+			name: "the segment carries no hellos",
+			do:   func(ctx context.Context, r *fenceRack) error { return r.FilterEtherType(ctx, etherType) },
+			undo: func(ctx context.Context, r *fenceRack) error { return r.PassAll(ctx) },
+		},
+		{
+			name: "a tenth of all frames is lost",
+			do:   func(ctx context.Context, r *fenceRack) error { return r.LoseFrames(ctx, 10) },
+			undo: func(ctx context.Context, r *fenceRack) error { return r.PassAll(ctx) },
+		},
 		{
 			name: "two speakers and it do not hear each other",
 			do: func(ctx context.Context, r *fenceRack) error {
@@ -252,6 +451,8 @@ func falseAlarms() []falseAlarm {
 			undo:     func(_ context.Context, r *fenceRack) error { return r.Heal(victim) },
 			complete: true,
 		},
+		// All evidence is there, but it was fenced lately and lived.
+		both(signal("heart"), firewall),
 		{ // the last one: speakers whose objects were changed write theirs again 3 s later
 			name: "two stolen tokens say so",
 			do: func(ctx context.Context, r *fenceRack) error {
@@ -262,6 +463,30 @@ func falseAlarms() []falseAlarm {
 			},
 		},
 	}
+}
+
+// both is two false alarms at once.
+func both(a, b falseAlarm) falseAlarm {
+	return falseAlarm{
+		name: a.name + ", and " + b.name,
+		do: func(ctx context.Context, r *fenceRack) error {
+			if err := a.do(ctx, r); err != nil {
+				return err
+			}
+			return b.do(ctx, r)
+		},
+		undo: func(ctx context.Context, r *fenceRack) error { return errors.Join(b.undo(ctx, r), a.undo(ctx, r)) },
+	}
+}
+
+// nft applies rules on a node.
+func (r *fenceRack) nft(ctx context.Context, node, rules string) error {
+	cmd := r.Exec(ctx, node, "nft", "-f", "-")
+	cmd.Stdin = strings.NewReader(rules)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("nft on %s: %w: %s", node, err, out)
+	}
+	return nil
 }
 
 // lie has a speaker say that the victim is silent and does not answer; or with false, take it back.
@@ -301,6 +526,7 @@ func (r *fenceRack) alarm(t *testing.T, a falseAlarm) {
 		return err
 	}) == nil
 	must(t, func(ctx context.Context) error { return a.undo(ctx, r) })
+	defer r.renews(t, time.Now())
 	if fenced != a.complete {
 		t.Errorf("fenced: %t, want %t; events: %q", fenced, a.complete, r.events(t, "Fenced"))
 	}
@@ -314,6 +540,19 @@ func (r *fenceRack) alarm(t *testing.T, a falseAlarm) {
 	if took > 15*time.Second {
 		t.Errorf("healed after %v, want 15 s at most", took)
 	}
+}
+
+// renews waits until the victim's Lease is renewed: two alarms in a row would be a long one to
+// Kubernetes.
+func (r *fenceRack) renews(t *testing.T, since time.Time) {
+	t.Helper()
+	eventually(t, func(ctx context.Context) error {
+		lease, err := r.Kubernetes.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(ctx, victim, metav1.GetOptions{})
+		if err == nil && (lease.Spec.RenewTime == nil || lease.Spec.RenewTime.Time.Before(since)) {
+			err = errors.New("the Lease is not renewed")
+		}
+		return err
+	})
 }
 
 // wroteNothingElse sees by the audit log that the controllers wrote to Pods' statuses only, and to

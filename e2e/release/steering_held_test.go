@@ -4,6 +4,7 @@ package release
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,12 +32,13 @@ type front struct {
 	name     string
 	host     string
 	address  netip.Addr
+	number   uint16 // of the port; 0: 7000
 	tcp, udp int
 	// control: its pool has no second chance, so that its connections break where others live.
 	control bool
 }
 
-func (f front) port() string { return netip.AddrPortFrom(f.address, 7000).String() }
+func (f front) port() string { return netip.AddrPortFrom(f.address, cmp.Or(f.number, 7000)).String() }
 
 // conversation is a TCP connection, or a UDP flow, on which a line is sent and answered again and
 // again, by the same Pod.

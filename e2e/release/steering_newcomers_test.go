@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -31,6 +32,7 @@ type newcomers struct {
 
 type try struct {
 	begun   time.Time
+	front   string
 	network string
 	err     error
 }
@@ -74,7 +76,7 @@ func (n *newcomers) try(ctx context.Context, s *stage.Stage, f front, network st
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.tries = append(n.tries, try{begun, network, err})
+	n.tries = append(n.tries, try{begun, f.name, network, err})
 }
 
 // arrivals are what newcomers saw in some time.
@@ -83,13 +85,21 @@ type arrivals struct {
 	// longest is by network the longest time in which new connections failed: from the beginning of
 	// the first to that of the last one.
 	longest map[string]time.Duration
-	first   error
+	// failedBy counts those that failed by front.
+	failedBy map[string]int
+	first    error
 }
 
 func (a arrivals) add(b arrivals) arrivals {
 	sum := arrivals{
 		tried: a.tried + b.tried, failed: a.failed + b.failed, longest: map[string]time.Duration{},
-		first: cmp.Or(a.first, b.first),
+		failedBy: maps.Clone(a.failedBy), first: cmp.Or(a.first, b.first),
+	}
+	for name, n := range b.failedBy {
+		if sum.failedBy == nil {
+			sum.failedBy = map[string]int{}
+		}
+		sum.failedBy[name] += n
 	}
 	for _, network := range []string{"tcp", "udp"} {
 		sum.longest[network] = max(a.longest[network], b.longest[network])
@@ -109,13 +119,14 @@ func (n *newcomers) since(begun time.Time) arrivals {
 	n.tries = nil
 	n.mu.Unlock()
 	slices.SortFunc(tries, func(a, b try) int { return a.begun.Compare(b.begun) })
-	saw := arrivals{tried: len(tries), longest: map[string]time.Duration{}}
+	saw := arrivals{tried: len(tries), longest: map[string]time.Duration{}, failedBy: map[string]int{}}
 	from, last := map[string]time.Time{}, map[string]time.Time{}
 	for _, one := range tries {
 		if one.err == nil {
 			continue
 		}
 		saw.failed++
+		saw.failedBy[one.front]++
 		saw.first = cmp.Or(saw.first, one.err)
 		if one.begun.Sub(last[one.network]) > together {
 			from[one.network] = one.begun
