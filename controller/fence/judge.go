@@ -95,7 +95,8 @@ func Judge(s Snapshot) Verdict {
 		default:
 			v.Spared[name] = reason
 		}
-		if !clears(reason) {
+		// One that renews its Lease lives, but if it does not answer either the network is at fault.
+		if !clears(reason) || reason == ReasonLeaseRenewed && !s.Nodes[name].Probe.SilentSince.IsZero() {
 			v.Out[name] = true
 		}
 	}

@@ -69,6 +69,14 @@ func TestJudge(t *testing.T) {
 		{name: "all evidence is there", change: func(*Snapshot) {}, dead: "n6"},
 		{name: "the smallest cluster", nodes: 3, change: func(*Snapshot) {}, dead: "n3"},
 		{
+			name: "half of four are out of reach, and one of them has just renewed its Lease", nodes: 4,
+			change: func(s *Snapshot) {
+				s.kill("n3", "n1", "n2")
+				s.change("n3", func(n *Node) { n.Renewed = ago(100 * time.Millisecond) })
+			},
+			spared: map[string]Reason{"n3": ReasonLeaseRenewed, "n4": ReasonTooMany},
+		},
+		{
 			name:   "nobody reports",
 			change: func(s *Snapshot) { s.Reports = nil },
 		},
