@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -30,6 +31,10 @@ const (
 	foreignLabel = "test=foreign-names"
 	atOnce       = 8 // requests
 )
+
+var definitions = schema.GroupVersionResource{
+	Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions",
+}
 
 // readForeign returns the names of other projects, by group.
 func readForeign(t *testing.T) map[string][]names {
@@ -58,10 +63,8 @@ func installForeign(t *testing.T, foreign map[string][]names) {
 	must(t, err)
 	client, err := dynamic.NewForConfig(config)
 	must(t, err)
-	crds := client.Resource(
-		schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"},
-	)
-	t.Cleanup(func() { removeForeign(t, crds, foreign) })
+	crds := client.Resource(definitions)
+	t.Cleanup(func() { removeForeign(t, client, foreign) })
 	waiting := map[string]bool{}
 	var creations errgroup.Group
 	creations.SetLimit(atOnce)
@@ -86,8 +89,9 @@ func installForeign(t *testing.T, foreign map[string][]names) {
 }
 
 // removeForeign deletes what installForeign created, and waits until nothing of it is served.
-func removeForeign(t *testing.T, crds dynamic.ResourceInterface, foreign map[string][]names) {
+func removeForeign(t *testing.T, client dynamic.Interface, foreign map[string][]names) {
 	t.Helper()
+	crds := client.Resource(definitions)
 	ctx := context.WithoutCancel(t.Context())
 	list, err := crds.List(ctx, metav1.ListOptions{LabelSelector: foreignLabel})
 	must(t, err)
@@ -96,7 +100,12 @@ func removeForeign(t *testing.T, crds dynamic.ResourceInterface, foreign map[str
 	deletions.SetLimit(atOnce)
 	for _, crd := range list.Items {
 		waiting[crd.GetName()] = true
-		deletions.Go(func() error { return crds.Delete(ctx, crd.GetName(), metav1.DeleteOptions{}) })
+		deletions.Go(func() error {
+			if err := untilListed(ctx, client, &crd); err != nil {
+				return err
+			}
+			return crds.Delete(ctx, crd.GetName(), metav1.DeleteOptions{})
+		})
 	}
 	must(t, deletions.Wait())
 	must(
@@ -115,6 +124,21 @@ func removeForeign(t *testing.T, crds dynamic.ResourceInterface, foreign map[str
 		}
 		return nil
 	}))
+}
+
+// untilListed waits until the storage of a kind has begun: an API server that cannot list the
+// objects of a kind that it shall forget tries again later and later, for minutes.
+func untilListed(ctx context.Context, client dynamic.Interface, crd *unstructured.Unstructured) error {
+	group, _, _ := unstructured.NestedString(crd.Object, "spec", "group")
+	plural, _, _ := unstructured.NestedString(crd.Object, "spec", "names", "plural")
+	kind := client.Resource(schema.GroupVersionResource{Group: group, Version: "v1", Resource: plural})
+	return stage.Eventually(ctx, patience, func(ctx context.Context) error {
+		_, err := kind.List(ctx, metav1.ListOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil // it is not served
+		}
+		return err
+	})
 }
 
 // follow watches the foreign definitions until each of those waited for was done, or is gone.
