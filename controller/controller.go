@@ -26,6 +26,7 @@ import (
 	"github.com/berth-lb/berth/controller/allocation"
 	"github.com/berth-lb/berth/controller/announcement"
 	"github.com/berth-lb/berth/controller/fence"
+	"github.com/berth-lb/berth/controller/nodedigest"
 	"github.com/berth-lb/berth/controller/pace"
 	"github.com/berth-lb/berth/controller/service"
 )
@@ -75,6 +76,7 @@ type Controller struct {
 	reserving workqueue.TypedRateLimitingInterface[string] // AddressReservations
 	pace      *pace.Pacer                                  // of writes that only tell Services of changed conditions
 	metrics   *metrics
+	digests   *nodedigest.Publisher
 	fencer    *fence.Fencer // nil: nobody fences dead nodes
 
 	led        atomic.Bool

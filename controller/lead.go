@@ -25,6 +25,7 @@ func (c *Controller) Watch(ctx context.Context) error {
 	for _, i := range c.informers.own() {
 		group.Go(func() error { i.RunWithContext(ctx); return nil })
 	}
+	group.Go(func() error { return c.digests.Watch(ctx) })
 	if c.fencer != nil {
 		group.Go(func() error { return c.fencer.Watch(ctx) })
 	}
@@ -95,6 +96,7 @@ func (c *Controller) lead(
 		name := fmt.Sprintf("services %d", i)
 		group.Go(func() error { work(ctx, name, c.services, reconcile, retried[string](c, "service")); return nil })
 	}
+	group.Go(func() error { return c.digests.Lead(ctx) })
 	if c.fencer != nil {
 		group.Go(func() error { return c.fencer.Lead(ctx) })
 	}

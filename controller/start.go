@@ -25,6 +25,7 @@ import (
 	"github.com/berth-lb/berth/controller/announcement"
 	"github.com/berth-lb/berth/controller/fair"
 	"github.com/berth-lb/berth/controller/fence"
+	"github.com/berth-lb/berth/controller/nodedigest"
 	"github.com/berth-lb/berth/controller/pace"
 )
 
@@ -89,6 +90,11 @@ func New(o Options) (*Controller, error) {
 	}
 	c.metrics.newcomers.classes = func(svc *corev1.Service) bool { return c.classes().Selects(svc) }
 	c.writes.Lost = c.metrics.overwritten.Inc
+	if c.digests, err = nodedigest.New(nodedigest.Config{
+		Kubernetes: o.Kubernetes, Namespace: o.Namespace, Nodes: c.informers.node, Logger: o.Logger,
+	}); err != nil {
+		return nil, err
+	}
 	if o.Fence {
 		c.fencer, err = fence.New(fence.Config{
 			Kubernetes: o.Kubernetes, Nodes: c.informers.node, Speakers: c.informers.speaker, Services: c.informers.service,

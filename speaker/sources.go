@@ -28,6 +28,7 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/speaker/contact"
+	"github.com/berth-lb/berth/speaker/nodes"
 	"github.com/berth-lb/berth/speaker/object"
 	"github.com/berth-lb/berth/speaker/plan"
 	"github.com/berth-lb/berth/speaker/stored"
@@ -127,12 +128,9 @@ func (s *sources) addObjects(o Options) (err error) {
 	}).Informer(nil); err != nil {
 		return err
 	}
-	if s.node, err = (client.Compact[*corev1.Node]{
-		Client: core, Resource: "nodes", New: func() *corev1.Node { return &corev1.Node{} },
-		Keep: func(node *corev1.Node) runtime.Object { return candidate.SlimNode(node) },
-	}).Informer(nil); err != nil {
-		return err
-	}
+	s.node = nodes.NewSource(nodes.Config{
+		Kubernetes: o.Kubernetes, Namespace: o.Namespace, Node: o.Node, Logger: o.Logger,
+	}).Informer()
 	exposed := client.Compact[*discoveryv1.EndpointSlice]{
 		Client: discovery, Resource: "endpointslices",
 		New: func() *discoveryv1.EndpointSlice { return &discoveryv1.EndpointSlice{} },

@@ -33,6 +33,12 @@ type times struct {
 	patience  time.Duration // with refusals: an API server that has just started does not know all rights yet
 }
 
+// watching is a watch that has to be open.
+type watching struct {
+	since time.Time // zero: it is not open
+	turn  *Turn     // nil: it is needed for as long as the process runs
+}
+
 // Listener hears about the contact. The calls come from one goroutine.
 type Listener interface {
 	// Confirmed says that everything that the API had at that time was received.
@@ -48,8 +54,8 @@ type Listener interface {
 // process through Transport.
 type Monitor struct {
 	mu      sync.Mutex
-	watches map[string]time.Time // guarded by mu; since when each is open, zero: it is not
-	refused map[string]refusal   // guarded by mu; by key
+	watches map[string]watching // guarded by mu; by key
+	refused map[string]refusal  // guarded by mu; by key
 	at      prometheus.Gauge
 	times   times
 }
@@ -62,7 +68,7 @@ func New(registerer prometheus.Registerer) (*Monitor, error) {
 			every: 3 * time.Second, atMost: 2 * time.Second, settled: time.Second, lostAfter: 8 * time.Second,
 			patience: 5 * time.Second,
 		},
-		watches: map[string]time.Time{},
+		watches: map[string]watching{},
 		refused: map[string]refusal{},
 		at: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "berth_api_confirmed_timestamp_seconds",
@@ -85,6 +91,18 @@ type aside struct{}
 // desired state.
 func Aside(ctx context.Context) context.Context { return context.WithValue(ctx, aside{}, true) }
 
+// Turn is one of several ways to get the same objects, each by watches of its own. Those of an
+// earlier turn have to be open until one of the next is.
+type Turn struct{ before *Turn }
+
+// Next returns the turn after this one, which may be nil.
+func (t *Turn) Next() *Turn { return &Turn{before: t} }
+
+type turn struct{}
+
+// With returns a context for the watches of the turn.
+func (t *Turn) With(ctx context.Context) context.Context { return context.WithValue(ctx, turn{}, t) }
+
 type transport struct {
 	*Monitor
 	next http.RoundTripper
@@ -99,8 +117,9 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	key := keyOf(r.URL.Path, query)
 	counts := watches && r.Context().Value(aside{}) == nil
+	its, _ := r.Context().Value(turn{}).(*Turn)
 	if counts {
-		t.set(key, time.Time{})
+		t.set(key, watching{turn: its})
 	}
 	response, err := t.next.RoundTrip(r)
 	if err != nil {
@@ -112,8 +131,8 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	b := &body{
 		ReadCloser: response.Body,
-		begins:     func() { t.set(key, time.Now()) },
-		ended:      func() { t.set(key, time.Time{}) },
+		begins:     func() { t.set(key, watching{time.Now(), its}) },
+		ended:      func() { t.end(key, its) },
 	}
 	if b.initial = query.Get("sendInitialEvents") == "true"; !b.initial {
 		b.begins()
@@ -127,10 +146,27 @@ func keyOf(path string, query url.Values) string {
 	return path + "?" + query.Get("labelSelector") + "&" + query.Get("fieldSelector")
 }
 
-func (m *Monitor) set(key string, since time.Time) {
+// set notes how it is about a watch. One that opens ends the turns before its own.
+func (m *Monitor) set(key string, now watching) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.watches[key] = since
+	m.watches[key] = now
+	if now.turn == nil || now.since.IsZero() {
+		return
+	}
+	for before := now.turn.before; before != nil; before = before.before {
+		maps.DeleteFunc(m.watches, func(_ string, w watching) bool { return w.turn == before })
+	}
+	now.turn.before = nil
+}
+
+// end notes that a watch ended, unless it is of a turn that did.
+func (m *Monitor) end(key string, its *Turn) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if w, known := m.watches[key]; known && w.turn == its {
+		m.watches[key] = watching{turn: its}
+	}
 }
 
 // refusal is the answer of an API server that does not show a resource.
@@ -211,8 +247,8 @@ func (b *body) Close() error {
 func (m *Monitor) open(now time.Time) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, since := range m.watches {
-		if since.IsZero() || now.Sub(since) < m.times.settled {
+	for _, w := range m.watches {
+		if w.since.IsZero() || now.Sub(w.since) < m.times.settled {
 			return false
 		}
 	}

@@ -1,0 +1,336 @@
+package nodedigest
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+
+	"github.com/berth-lb/berth/config/digest"
+	"github.com/berth-lb/berth/internal/async"
+	"github.com/berth-lb/berth/internal/liveness"
+)
+
+const (
+	// spacing is the least time between two writes of a ConfigMap: all speakers get each.
+	spacing = time.Second
+	// passAtMost is how long a write may take.
+	passAtMost = 2 * time.Minute
+	// workers write at once.
+	workers = 4
+)
+
+// Config of a Publisher. The informer of Nodes is run by the caller.
+type Config struct {
+	Kubernetes kubernetes.Interface
+	Namespace  string // that of Berth's own objects
+	Nodes      cache.SharedIndexInformer
+	Logger     *slog.Logger
+}
+
+// Publisher writes the digests of Nodes while it leads.
+type Publisher struct {
+	Config
+	factory informers.SharedInformerFactory // of maps alone
+	maps    cache.SharedIndexInformer
+	queue   workqueue.TypedRateLimitingInterface[string] // of names of ConfigMaps
+
+	mu      sync.Mutex
+	pending map[string]bool      // what differs from the Nodes, or may
+	written map[string]time.Time // when each was written last
+}
+
+// byShare indexes Nodes by the ConfigMap that they are in.
+const byShare = "share"
+
+// New returns a Publisher that has published nothing.
+func New(c Config) (*Publisher, error) {
+	own := informers.NewSharedInformerFactoryWithOptions(c.Kubernetes, 0, informers.WithNamespace(c.Namespace),
+		informers.WithTweakListOptions(func(l *metav1.ListOptions) { l.LabelSelector = digest.Selector() }))
+	p := &Publisher{
+		Config:  c,
+		factory: own,
+		maps:    own.Core().V1().ConfigMaps().Informer(),
+		queue: workqueue.NewTypedRateLimitingQueueWithConfig(
+			workqueue.NewTypedItemExponentialFailureRateLimiter[string](10*time.Millisecond, 30*time.Second),
+			workqueue.TypedRateLimitingQueueConfig[string]{Name: "node-digests"},
+		),
+		pending: map[string]bool{},
+		written: map[string]time.Time{},
+	}
+	return p, p.follow()
+}
+
+// follow has what changes written, and what others changed written again.
+func (p *Publisher) follow() error {
+	if err := p.Nodes.AddIndexers(cache.Indexers{byShare: func(o any) ([]string, error) {
+		if node, ok := o.(*corev1.Node); ok {
+			return []string{digest.Share(node.Name)}, nil
+		}
+		return nil, nil
+	}}); err != nil {
+		return fmt.Errorf("publish Nodes: %w", err)
+	}
+	node := func(o any) {
+		if key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(o); err == nil {
+			p.enqueue(digest.Share(key))
+		}
+	}
+	if _, err := p.Nodes.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: node, DeleteFunc: node,
+		UpdateFunc: func(before, after any) {
+			b, okB := before.(*corev1.Node)
+			a, okA := after.(*corev1.Node)
+			if okA && okB && text(b) != text(a) {
+				node(after)
+			}
+		},
+	}); err != nil {
+		return fmt.Errorf("publish Nodes: watch: %w", err)
+	}
+	published := func(o any) {
+		key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(o)
+		if err != nil {
+			return
+		}
+		if _, name, err := cache.SplitMetaNamespaceKey(key); err == nil && name != digest.Name {
+			p.enqueue(name)
+		}
+	}
+	if _, err := p.maps.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: published, UpdateFunc: func(_, after any) { published(after) }, DeleteFunc: published,
+	}); err != nil {
+		return fmt.Errorf("publish Nodes: watch: %w", err)
+	}
+	return nil
+}
+
+// text returns the digest of a Node.
+func text(node *corev1.Node) string {
+	encoded, err := digest.Encode(node)
+	if err != nil {
+		return err.Error() // strings and times are always encoded
+	}
+	return encoded
+}
+
+func (p *Publisher) enqueue(name string) {
+	p.mu.Lock()
+	p.pending[name] = true
+	p.mu.Unlock()
+	p.queue.Add(name)
+}
+
+// Watch watches what is published until the context ends, also for a standby.
+func (p *Publisher) Watch(ctx context.Context) error {
+	p.factory.StartWithContext(ctx)
+	<-ctx.Done()
+	p.factory.Shutdown()
+	return nil
+}
+
+// Lead publishes until the context ends. Watch, and the informer of Nodes, must be running.
+func (p *Publisher) Lead(ctx context.Context) error {
+	defer p.queue.ShutDown()
+	if !cache.WaitForCacheSync(ctx.Done(), p.Nodes.HasSynced, p.maps.HasSynced) {
+		return nil
+	}
+	for _, name := range digest.Shares() {
+		p.enqueue(name)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for i := range workers {
+		group.Go(func() error { p.work(ctx, fmt.Sprintf("node digests %d", i)); return nil })
+	}
+	group.Go(func() error { return p.beat(ctx) })
+	<-ctx.Done()
+	p.queue.ShutDown()
+	return group.Wait()
+}
+
+func (p *Publisher) work(ctx context.Context, name string) {
+	pass := liveness.Of(ctx, name, passAtMost)
+	ctx = pass.Context(ctx)
+	for {
+		share, down := p.queue.Get()
+		if down {
+			return
+		}
+		pass.Begin()
+		wait, err := p.publish(ctx, share)
+		pass.End()
+		switch {
+		case err != nil:
+			p.failed(ctx, share, err)
+			p.queue.AddRateLimited(share)
+		case wait > 0:
+			p.queue.AddAfter(share, wait)
+		default:
+			p.queue.Forget(share)
+		}
+		p.queue.Done(share)
+	}
+}
+
+// failed says that a write failed, unless that ends by itself.
+func (p *Publisher) failed(ctx context.Context, name string, err error) {
+	if ctx.Err() == nil && !apierrors.IsConflict(err) {
+		p.Logger.Warn("what speakers need of Nodes was not published; will be tried again", "configMap", name, "error", err)
+	}
+}
+
+// publish has the ConfigMap say what is known of its Nodes, unless it was written just now: then it
+// returns how long that is to wait.
+func (p *Publisher) publish(ctx context.Context, name string) (time.Duration, error) {
+	p.mu.Lock()
+	wait := spacing - time.Since(p.written[name])
+	if wait <= 0 {
+		delete(p.pending, name) // before the Nodes are read: what changes from now on is pending again
+	}
+	p.mu.Unlock()
+	if wait > 0 {
+		return wait, nil
+	}
+	wrote, err := p.write(ctx, name)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil {
+		p.pending[name] = true
+	}
+	if wrote {
+		p.written[name] = time.Now()
+	}
+	return 0, err
+}
+
+// write writes a ConfigMap if it has to, and reports whether it did.
+func (p *Publisher) write(ctx context.Context, name string) (bool, error) {
+	before, err := p.stored(name)
+	if err != nil {
+		return false, err
+	}
+	if !slices.Contains(digest.Shares(), name) {
+		if before == nil || !strings.HasPrefix(name, digest.Name+"-") {
+			return false, nil // gone, or somebody's who took our labels
+		}
+		err := p.Kubernetes.CoreV1().ConfigMaps(p.Namespace).Delete(ctx, name, metav1.DeleteOptions{})
+		return true, ignoreNotFound(err) // another version has spread Nodes over more
+	}
+	data, err := p.data(name)
+	if err != nil {
+		return false, err
+	}
+	return p.put(ctx, before, name, data)
+}
+
+// put writes a ConfigMap unless it is so already, and reports whether it did.
+func (p *Publisher) put(
+	ctx context.Context, before *corev1.ConfigMap, name string, data map[string]string,
+) (bool, error) {
+	its := p.Kubernetes.CoreV1().ConfigMaps(p.Namespace)
+	switch {
+	case before == nil && len(data) == 0:
+		return false, nil
+	case before == nil:
+		fresh := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: digest.Labels()}, Data: data}
+		_, err := its.Create(ctx, fresh, metav1.CreateOptions{})
+		if apierrors.IsAlreadyExists(err) { // somebody took its labels away
+			_, err = its.Update(ctx, fresh, metav1.UpdateOptions{})
+		}
+		return true, err
+	case maps.Equal(before.Data, data) && len(before.BinaryData) == 0:
+		return false, nil
+	}
+	after := before.DeepCopy()
+	after.Data, after.BinaryData = data, nil
+	_, err := its.Update(ctx, after, metav1.UpdateOptions{})
+	return true, err
+}
+
+// stored returns the ConfigMap as the cache has it, or nil.
+func (p *Publisher) stored(name string) (*corev1.ConfigMap, error) {
+	o, exists, err := p.maps.GetStore().GetByKey(p.Namespace + "/" + name)
+	if err != nil || !exists {
+		return nil, err
+	}
+	found, ok := o.(*corev1.ConfigMap)
+	if !ok {
+		return nil, fmt.Errorf("the cache has %T for ConfigMap %s", o, name)
+	}
+	return found, nil
+}
+
+// data returns what a ConfigMap is to have.
+func (p *Publisher) data(name string) (map[string]string, error) {
+	found, err := p.Nodes.GetIndexer().ByIndex(byShare, name)
+	if err != nil {
+		return nil, fmt.Errorf("Nodes of ConfigMap %s: %w", name, err)
+	}
+	data := map[string]string{}
+	for _, o := range found {
+		if node, ok := o.(*corev1.Node); ok {
+			if data[node.Name], err = digest.Encode(node); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return data, nil
+}
+
+// beat writes the heartbeat from time to time, if everything is published.
+func (p *Publisher) beat(ctx context.Context) error {
+	for {
+		next := digest.Every
+		if settled, nodes := p.settled(); !settled {
+			next = spacing
+		} else if err := p.renew(ctx, nodes); err != nil {
+			next = spacing
+			p.failed(ctx, digest.Name, err)
+		}
+		if async.Sleep(ctx, next) != nil {
+			return nil
+		}
+	}
+}
+
+// settled reports whether everything is published, and how many Nodes that are.
+func (p *Publisher) settled() (bool, int) {
+	published := 0
+	for _, name := range digest.Shares() {
+		if m, err := p.stored(name); err == nil && m != nil {
+			published += len(m.Data)
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.pending) == 0 && published == len(p.Nodes.GetStore().ListKeys()), published
+}
+
+func (p *Publisher) renew(ctx context.Context, nodes int) error {
+	before, err := p.stored(digest.Name)
+	if err != nil {
+		return err
+	}
+	_, err = p.put(ctx, before, digest.Name, digest.NewHeartbeat(time.Now(), nodes).Data())
+	return err
+}
+
+func ignoreNotFound(err error) error {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
