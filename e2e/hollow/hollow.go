@@ -252,8 +252,8 @@ func (r *run) heartbeats(ctx context.Context, add adder) error {
 	if len(rest) > 0 {
 		idle = rest[len(rest)-1].value
 	}
-	perSpeaker := sent/float64(len(r.nodes)) - idle*r.Span.Seconds()
-	add("heartbeat_bytes_per_speaker", max(0, perSpeaker)/beats, "B")
+	together := sent - idle*r.Span.Seconds()*float64(len(r.nodes))
+	add("heartbeat_bytes_all_speakers", max(0, together)/beats, "B")
 	for _, resource := range slices.Sorted(maps.Keys(more.watched())) {
 		r.say("watch events of %s: %.0f B", resource, more.watched()[resource])
 	}
@@ -389,21 +389,19 @@ func (r *run) extrapolate() {
 			r.Figure(figure, max(0, law.at(extrapolated)), lawful[name])
 		}
 	}
-	beats, rests := r.laws["heartbeat_bytes_per_speaker"], r.laws["rest_bytes_per_speaker"]
+	beats, rests := r.laws["heartbeat_bytes_all_speakers"], r.laws["rest_bytes_per_speaker"]
 	if len(beats) == 0 || len(rests) == 0 {
 		return
 	}
-	// A heartbeat costs a speaker what it costs, however many nodes there are.
-	var beat, rest float64
-	for i := range beats {
-		beat += beats[i].value / float64(len(beats))
-	}
+	// A heartbeat goes to some speakers, or to all; what a speaker gets at rest does not grow.
+	beat, rest := fit(beats), 0.0
 	for i := range rests {
 		rest += rests[i].value / float64(len(rests))
 	}
 	const nodes = float64(extrapolated)
+	r.say("law of heartbeat_bytes_all_speakers: %v, size is the number of nodes", beat)
 	r.Figure(
 		fmt.Sprintf("hollow_rest_all_speakers_%dn_by_law", extrapolated),
-		nodes*(rest+beat*nodes/kubeletsEvery.Seconds())/1e6, "MB/s",
+		nodes*(rest+max(0, beat.at(nodes))/kubeletsEvery.Seconds())/1e6, "MB/s",
 	)
 }
