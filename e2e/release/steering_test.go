@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -22,6 +23,7 @@ import (
 // TestSteering has clients of steered Services hold connections, on the segment and behind a router
 // that spreads them over all nodes, while others open new ones all the time. Nodes die, Pods come
 // and go, and what watches nodes is wrong: none may break but those with Pods of nodes that died.
+// BERTH_STEERING_PROXY=iptables has kube-proxy in that mode.
 // Connections of a Service without second chance must break where that is what saves the others.
 func TestSteering(t *testing.T) {
 	r := raiseSteering(t)
@@ -107,7 +109,9 @@ spec: {poolNames: [routed], neighborNames: [tor], nodeSelector: {}, serviceSelec
 
 func raiseSteering(t *testing.T) *steeringRack {
 	t.Helper()
-	r := &steeringRack{Stage: raise(t, lab.Options{Name: "steering", Nodes: 4, Router: "frr"})}
+	r := &steeringRack{Stage: raise(t, lab.Options{
+		Name: "steering", Nodes: 4, Router: "frr", ProxyMode: os.Getenv("BERTH_STEERING_PROXY"),
+	})}
 	t.Cleanup(func() {
 		if t.Failed() {
 			r.Explain(context.Background(), t.Output())

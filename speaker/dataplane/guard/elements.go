@@ -9,15 +9,9 @@ import (
 
 	"go4.org/netipx"
 	"golang.org/x/sys/unix"
-)
 
-// element is an element of a set. The kernel knows a frontend as its elements.
-type element struct {
-	set string
-	key string // its bytes
-	end string // the last key of a range; empty: a single one
-	val string // what a map has for the key
-}
+	"github.com/berth-lb/berth/speaker/dataplane/nft"
+)
 
 // The sets. Each address family has its own.
 const (
@@ -34,38 +28,38 @@ const (
 // protocols are those that are guarded.
 var protocols = [...]uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP}
 
-// elements returns what the frontend has in the sets. Others may have the same: those of its
-// address.
-func (f Frontend) elements() []element {
-	family := familyOf(f.Address)
-	var list []element
+// elements returns what the frontend has in the sets, by which the kernel knows it. Others may
+// have the same: those of its address.
+func (f Frontend) elements() []nft.Element {
+	family := family{nft.FamilyOf(f.Address)}
+	var list []nft.Element
 	for _, p := range protocols {
-		list = append(list, element{set: guarded + family.suffix, key: key(f.Address, p)})
+		list = append(list, nft.Element{Set: guarded + family.Suffix, Key: key(f.Address, p)})
 	}
 	key := key(f.Address, f.Protocol) + field(binary.BigEndian.AppendUint16(nil, f.Port))
-	list = append(list, element{set: frontends + family.suffix, key: key})
+	list = append(list, nft.Element{Set: frontends + family.Suffix, Key: key})
 	if f.Masquerade {
-		list = append(list, element{set: masqueraded + family.suffix, key: key})
+		list = append(list, nft.Element{Set: masqueraded + family.Suffix, Key: key})
 	}
 	if f.Refuse {
-		list = append(list, element{set: refused + family.suffix, key: key})
+		list = append(list, nft.Element{Set: refused + family.Suffix, Key: key})
 	}
 	if f.Mark != 0 {
-		list = append(list, element{set: marks + family.suffix, key: key, val: string(native(f.Mark))})
+		list = append(list, nft.Element{Set: marks + family.Suffix, Key: key, Val: string(native(f.Mark))})
 	}
 	if len(f.Sources) == 0 {
 		return list
 	}
-	list = append(list, element{set: restricted + family.suffix, key: key})
+	list = append(list, nft.Element{Set: restricted + family.Suffix, Key: key})
 	for _, p := range family.parts(f.Sources) {
-		list = append(list, element{set: family.sources(p.Bits()), key: key + field(p.Addr().AsSlice())})
+		list = append(list, nft.Element{Set: family.sources(p.Bits()), Key: key + field(p.Addr().AsSlice())})
 	}
 	return list
 }
 
 // podElements are those of the ranges that pods have their addresses from. The kernel refuses
 // ranges that overlap.
-func podElements(prefixes []netip.Prefix) []element {
+func podElements(prefixes []netip.Prefix) []nft.Element {
 	var builder netipx.IPSetBuilder
 	for _, p := range prefixes {
 		builder.AddPrefix(p)
@@ -74,13 +68,13 @@ func podElements(prefixes []netip.Prefix) []element {
 	if err != nil {
 		return nil // invalid prefixes
 	}
-	var list []element
+	var list []nft.Element
 	for _, r := range set.Ranges() {
 		for _, p := range protocols {
 			protocol := field([]byte{p})
-			list = append(list, element{
-				set: pods + familyOf(r.From()).suffix,
-				key: protocol + field(r.From().AsSlice()), end: protocol + field(r.To().AsSlice()),
+			list = append(list, nft.Element{
+				Set: pods + nft.FamilyOf(r.From()).Suffix,
+				Key: protocol + field(r.From().AsSlice()), End: protocol + field(r.To().AsSlice()),
 			})
 		}
 	}
@@ -96,7 +90,7 @@ func field(b []byte) string {
 }
 
 // sources returns the name of the set for prefixes of a length.
-func (f family) sources(bits int) string { return fmt.Sprintf("%s%s/%d", sources, f.suffix, bits) }
+func (f family) sources(bits int) string { return fmt.Sprintf("%s%s/%d", sources, f.Suffix, bits) }
 
 // parts returns prefixes of the lengths that are looked up, which together have the addresses of
 // those of this family.

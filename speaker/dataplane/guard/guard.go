@@ -26,12 +26,12 @@ import (
 
 // Driver keeps the table. Its methods may be called from any goroutine, also before Run.
 type Driver struct {
-	keeper *nft.Keeper[element]
+	keeper *nft.Keeper[nft.Element]
 
 	mu     sync.Mutex
 	groups map[string]map[endpoint]Frontend // guarded by mu
 	claims map[endpoint]map[string]Frontend // guarded by mu; the same, by endpoint and then group
-	pods   []element                        // guarded by mu
+	pods   []nft.Element                    // guarded by mu
 }
 
 // endpoint is what a packet is for.
@@ -53,7 +53,7 @@ func New(logger *slog.Logger, metrics prometheus.Registerer) (*Driver, error) {
 	return newDriver(logger, k), nil
 }
 
-func newDriver(logger *slog.Logger, store nft.Store[element]) *Driver {
+func newDriver(logger *slog.Logger, store nft.Store[nft.Element]) *Driver {
 	return &Driver{
 		keeper: nft.NewKeeper(
 			logger,
@@ -84,7 +84,7 @@ func (d *Driver) Sync(group string, frontends []Frontend) {
 	if d.groups[group] = after; len(after) == 0 {
 		delete(d.groups, group)
 	}
-	var add, remove []element
+	var add, remove []nft.Element
 	change := func(e endpoint, do func(map[string]Frontend)) {
 		old := d.winner(e)
 		if d.claims[e] == nil {
@@ -121,7 +121,7 @@ func (d *Driver) SetPods(prefixes []netip.Prefix) {
 }
 
 // winner returns the elements of the frontend that counts among those for an endpoint. mu is held.
-func (d *Driver) winner(e endpoint) []element {
+func (d *Driver) winner(e endpoint) []nft.Element {
 	claims := d.claims[e]
 	if len(claims) == 0 {
 		return nil

@@ -18,6 +18,8 @@ import (
 	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
+
+	"github.com/berth-lb/berth/speaker/dataplane/nft"
 )
 
 func prefixes(texts ...string) []netip.Prefix {
@@ -29,8 +31,8 @@ func prefixes(texts ...string) []netip.Prefix {
 }
 
 // distinct returns the elements of several frontends.
-func distinct(list ...Frontend) []element {
-	all := map[element]bool{}
+func distinct(list ...Frontend) []nft.Element {
+	all := map[nft.Element]bool{}
 	for _, f := range list {
 		for _, e := range f.elements() {
 			all[e] = true
@@ -103,7 +105,7 @@ func TestFrontend_elements(t *testing.T) {
 	} {
 		var got []string
 		for _, e := range c.of.elements() {
-			got = append(got, e.set+" "+e.String())
+			got = append(got, e.Set+" "+e.String())
 		}
 		if diff := cmp.Diff(c.want, got); diff != "" {
 			t.Errorf("%s: (-want +got)\n%s", c.name, diff)
@@ -113,9 +115,9 @@ func TestFrontend_elements(t *testing.T) {
 
 func TestFamily_parts(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		f := rapid.SampledFrom(families[:]).Draw(t, "family")
+		f := family{rapid.SampledFrom(nft.Families[:]).Draw(t, "family")}
 		draw := func(name string) netip.Addr {
-			a, _ := netip.AddrFromSlice(rapid.SliceOfN(rapid.Byte(), int(f.length), int(f.length)).Draw(t, name))
+			a, _ := netip.AddrFromSlice(rapid.SliceOfN(rapid.Byte(), int(f.Length), int(f.Length)).Draw(t, name))
 			return a
 		}
 		p := netip.PrefixFrom(draw("prefix"), rapid.IntRange(0, f.bits()).Draw(t, "bits"))
@@ -146,7 +148,8 @@ func TestFamily_parts(t *testing.T) {
 }
 
 func TestFamily_looks(t *testing.T) {
-	for _, f := range families {
+	for _, its := range nft.Families {
+		f := family{its}
 		looks := slices.Concat(f.looks()...)
 		for _, old := range f.lengths() {
 			for _, replaced := range f.lengths() {
@@ -163,45 +166,45 @@ func TestFamily_looks(t *testing.T) {
 // fake is a table in memory. It refuses what the kernel would, and remembers the last change.
 type fake struct {
 	mu       sync.Mutex
-	elements map[element]bool // guarded by mu
-	changed  []string         // guarded by mu; the last change
-	refused  error            // guarded by mu
+	elements map[nft.Element]bool // guarded by mu
+	changed  []string             // guarded by mu; the last change
+	refused  error                // guarded by mu
 }
 
-func (f *fake) Replace(elements []element) error {
+func (f *fake) Replace(elements []nft.Element) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.elements, f.changed = map[element]bool{}, nil
+	f.elements, f.changed = map[nft.Element]bool{}, nil
 	for _, e := range elements {
 		f.elements[e] = true
 	}
 	return nil
 }
 
-func (f *fake) Change(add, remove []element) error {
+func (f *fake) Change(add, remove []nft.Element) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.changed = nil
 	for _, e := range remove {
 		if !f.elements[e] {
-			f.refused = fmt.Errorf("there is no %s in %s", e, e.set)
+			f.refused = fmt.Errorf("there is no %s in %s", e, e.Set)
 		}
 		delete(f.elements, e)
-		f.changed = append(f.changed, "-"+e.set)
+		f.changed = append(f.changed, "-"+e.Set)
 	}
 	for _, e := range add {
 		if f.elements[e] {
-			f.refused = fmt.Errorf("%s cannot be added to %s", e, e.set)
+			f.refused = fmt.Errorf("%s cannot be added to %s", e, e.Set)
 		}
 		f.elements[e] = true
-		f.changed = append(f.changed, "+"+e.set)
+		f.changed = append(f.changed, "+"+e.Set)
 	}
 	slices.Sort(f.changed)
 	return f.refused
 }
 
-func (f *fake) Check([]element) error { return nil }
-func (f *fake) Remove() error         { return nil }
+func (f *fake) Check([]nft.Element) error { return nil }
+func (f *fake) Remove() error             { return nil }
 
 func (f *fake) Watch(ctx context.Context, _ func()) error {
 	<-ctx.Done()
@@ -366,7 +369,7 @@ func TestDriver_Sync_randomHistories(t *testing.T) {
 					}
 				}
 			}
-			want := map[element]bool{}
+			want := map[nft.Element]bool{}
 			for _, e := range distinct(slices.Collect(maps.Values(winners))...) {
 				want[e] = true
 			}

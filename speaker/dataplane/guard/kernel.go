@@ -3,12 +3,9 @@
 package guard
 
 import (
-	"encoding/hex"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
-	"net/netip"
 	"slices"
 
 	"github.com/google/nftables"
@@ -70,28 +67,9 @@ var first = nftables.ChainPriorityRef(*nftables.ChainPriorityConntrack - 100)
 var afterIPVS = nftables.ChainPriorityRef(*nftables.ChainPriorityNATSource + 1)
 
 // family is the part of the table for one family of addresses.
-type family struct {
-	suffix      string // of names of sets
-	nfproto     byte
-	keyType     nftables.SetDatatype
-	source      uint32 // offset in the header
-	destination uint32
-	length      uint32
-}
+type family struct{ nft.Family }
 
-var families = [...]family{
-	{"4", unix.NFPROTO_IPV4, nftables.TypeIPAddr, 12, 16, 4},
-	{"6", unix.NFPROTO_IPV6, nftables.TypeIP6Addr, 8, 24, 16},
-}
-
-func familyOf(a netip.Addr) family {
-	if a.Is4() {
-		return families[0]
-	}
-	return families[1]
-}
-
-func (f family) bits() int { return int(f.length) * 8 }
+func (f family) bits() int { return int(f.Length) * 8 }
 
 // stride is between lengths of prefixes that are looked up: 1 bit for IPv4, 4 for IPv6, which would
 // have too many.
@@ -106,21 +84,12 @@ func (f family) lengths() []int {
 	return all
 }
 
-// register returns the register of a field in a key that begins in the first: address, protocol,
-// port, source.
-func (f family) register(field uint32) uint32 {
-	if field == 0 {
-		return unix.NFT_REG32_00
-	}
-	return unix.NFT_REG32_00 + f.length/4 + field - 1
-}
-
 // sets returns the family's sets, empty.
 func (k kernel) sets(f family) []*nftables.Set {
 	set := func(name string, fields ...nftables.SetDatatype) *nftables.Set {
 		s := k.Set(
-			name+f.suffix,
-			nftables.MustConcatSetType(append([]nftables.SetDatatype{f.keyType, nftables.TypeInetProto}, fields...)...),
+			name+f.Suffix,
+			nftables.MustConcatSetType(append([]nftables.SetDatatype{f.KeyType, nftables.TypeInetProto}, fields...)...),
 		)
 		s.Concatenation, s.KeyByteOrder = true, binaryutil.BigEndian
 		return s
@@ -128,23 +97,24 @@ func (k kernel) sets(f family) []*nftables.Set {
 	byMark := set(marks, nftables.TypeInetService)
 	byMark.IsMap, byMark.DataType = true, nftables.TypeMark
 	own := set(pods)
-	own.KeyType, own.Interval = nftables.MustConcatSetType(nftables.TypeInetProto, f.keyType), true
+	own.KeyType, own.Interval = nftables.MustConcatSetType(nftables.TypeInetProto, f.KeyType), true
 	all := []*nftables.Set{
 		set(guarded), set(frontends, nftables.TypeInetService), set(restricted, nftables.TypeInetService),
 		set(masqueraded, nftables.TypeInetService), set(refused, nftables.TypeInetService), byMark, own,
 	}
 	for _, bits := range f.lengths() {
-		s := set("", nftables.TypeInetService, f.keyType)
+		s := set("", nftables.TypeInetService, f.KeyType)
 		s.Name = f.sources(bits)
 		all = append(all, s)
 	}
 	return all
 }
 
-func (k kernel) Replace(elements []element) error {
+func (k kernel) Replace(elements []nft.Element) error {
 	return k.Table.Replace(func(c *nftables.Conn) error {
 		k.addChains(c)
-		for _, f := range families {
+		for _, its := range nft.Families {
+			f := family{its}
 			for _, set := range k.sets(f) {
 				if err := c.AddSet(set, nil); err != nil {
 					return fmt.Errorf("make set %s: %w", set.Name, err)
@@ -158,7 +128,7 @@ func (k kernel) Replace(elements []element) error {
 				c,
 				check,
 				reset,
-				append(f.isRefused(&expr.Cmp{Op: expr.CmpOpEq, Register: f.register(1), Data: []byte{unix.IPPROTO_TCP}}),
+				append(f.isRefused(&expr.Cmp{Op: expr.CmpOpEq, Register: f.Register(1), Data: []byte{unix.IPPROTO_TCP}}),
 					&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}),
 			)
 			k.addRule(c, check, unreachable, append(f.isRefused(),
@@ -169,7 +139,7 @@ func (k kernel) Replace(elements []element) error {
 		}
 		k.addRule(c, marked, taken, isTaken)
 		k.addRule(c, postrouting, masquerade, masquerades)
-		return k.queue(c, nft.AddElements, elements)
+		return k.QueueAdd(c, elements)
 	})
 }
 
@@ -212,7 +182,7 @@ var isReply = []expr.Any{
 
 // unexposed drops what is for a guarded address and no frontend.
 func (f family) unexposed() []expr.Any {
-	return append(f.loadDestination(), f.in(guarded, true), f.loadPort(), f.in(frontends, false), &expr.Counter{}, drop)
+	return append(f.loadDestination(), f.in(guarded, true), f.LoadPort(), f.in(frontends, false), &expr.Counter{}, drop)
 }
 
 // addForbiddenSource drops what is for a restricted frontend, and not from one of its sources.
@@ -238,21 +208,21 @@ func (f family) looks() [][]int {
 // outside matches what is for a restricted frontend, and from none of its prefixes of these
 // lengths.
 func (f family) outside(lengths []int) []expr.Any {
-	prefix := f.register(3)
-	source := prefix + f.length/4
-	exprs := append(f.loadDestination(), f.loadPort(), f.in(restricted, true),
-		&expr.Payload{DestRegister: source, Base: expr.PayloadBaseNetworkHeader, Offset: f.source, Len: f.length})
+	prefix := f.Register(3)
+	source := prefix + f.Length/4
+	exprs := append(f.loadDestination(), f.LoadPort(), f.in(restricted, true),
+		f.LoadSource(source))
 	for _, bits := range lengths {
 		exprs = append(
 			exprs,
 			&expr.Bitwise{
 				SourceRegister: source,
 				DestRegister:   prefix,
-				Len:            f.length,
+				Len:            f.Length,
 				Mask:           net.CIDRMask(bits, f.bits()),
-				Xor:            make([]byte, f.length),
+				Xor:            make([]byte, f.Length),
 			},
-			&expr.Lookup{SourceRegister: f.register(0), SetName: f.sources(bits), Invert: true},
+			&expr.Lookup{SourceRegister: f.Register(0), SetName: f.sources(bits), Invert: true},
 		)
 	}
 	return exprs
@@ -264,7 +234,7 @@ func (f family) outside(lengths []int) []expr.Any {
 func (f family) unknown() []expr.Any {
 	const flags, all, syn = 13, 0x17, 0x02 // FIN, SYN, RST and ACK of the TCP header
 	return slices.Concat(f.loadDestination(), []expr.Any{f.in(guarded, true),
-		&expr.Cmp{Op: expr.CmpOpEq, Register: f.register(1), Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: f.Register(1), Data: []byte{unix.IPPROTO_TCP}},
 		&expr.Payload{DestRegister: unix.NFT_REG32_00, Base: expr.PayloadBaseTransportHeader, Offset: flags, Len: 1},
 		&expr.Bitwise{
 			SourceRegister: unix.NFT_REG32_00,
@@ -301,7 +271,7 @@ var isNew = []expr.Any{
 func (f family) isRefused(besides ...expr.Any) []expr.Any {
 	return slices.Concat(
 		f.loadDestination(),
-		[]expr.Any{f.loadPort(), f.in(refused, true)},
+		[]expr.Any{f.LoadPort(), f.in(refused, true)},
 		besides,
 		isNew,
 		[]expr.Any{&expr.Counter{}},
@@ -316,21 +286,16 @@ const masqueradeBit = 0x4000
 // mark marks what is sent to a masqueraded frontend.
 func (f family) mark() []expr.Any {
 	return append(
-		append(f.loadDestination(), f.loadPort(), f.in(masqueraded, true)),
+		append(f.loadDestination(), f.LoadPort(), f.in(masqueraded, true)),
 		setMark(^uint32(masqueradeBit), masqueradeBit)...)
 }
 
 // isFromPod goes on with what a pod of this node sent.
 func (f family) isFromPod() []expr.Any {
 	return append(
-		f.isOfFamily(),
+		f.Is(),
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG32_00},
-		&expr.Payload{
-			DestRegister: unix.NFT_REG32_00 + 1,
-			Base:         expr.PayloadBaseNetworkHeader,
-			Offset:       f.source,
-			Len:          f.length,
-		},
+		f.LoadSource(unix.NFT_REG32_00+1),
 		f.in(pods, true),
 	)
 }
@@ -339,10 +304,10 @@ func (f family) isFromPod() []expr.Any {
 func (f family) markOwn() []expr.Any {
 	return append(
 		f.loadDestination(),
-		f.loadPort(),
+		f.LoadPort(),
 		&expr.Lookup{
-			SourceRegister: f.register(0),
-			SetName:        marks + f.suffix,
+			SourceRegister: f.Register(0),
+			SetName:        marks + f.Suffix,
 			DestRegister:   unix.NFT_REG32_00,
 			IsDestRegSet:   true,
 		},
@@ -397,99 +362,27 @@ func native(n uint32) []byte { return binaryutil.NativeEndian.PutUint32(n) }
 
 var drop = &expr.Verdict{Kind: expr.VerdictDrop}
 
-func (f family) isOfFamily() []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: f.register(0)},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: f.register(0), Data: []byte{f.nfproto}},
-	}
-}
-
+// loadDestination goes on with packets of the family, and loads their destination and protocol.
 func (f family) loadDestination() []expr.Any {
-	return append(f.isOfFamily(),
-		&expr.Payload{DestRegister: f.register(0), Base: expr.PayloadBaseNetworkHeader, Offset: f.destination, Len: f.length},
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: f.register(1)},
-	)
-}
-
-func (f family) loadPort() expr.Any {
-	const destination, length = 2, 2 // in TCP, UDP and SCTP alike
-	return &expr.Payload{
-		DestRegister: f.register(2),
-		Base:         expr.PayloadBaseTransportHeader,
-		Offset:       destination,
-		Len:          length,
-	}
+	return append(f.Is(), f.LoadDestination(f.Register(0)), f.LoadProtocol())
 }
 
 // in matches what is, or is not, in a set; its key begins in the first register.
 func (f family) in(set string, is bool) expr.Any {
-	return &expr.Lookup{SourceRegister: f.register(0), SetName: set + f.suffix, Invert: !is}
+	return &expr.Lookup{SourceRegister: f.Register(0), SetName: set + f.Suffix, Invert: !is}
 }
 
-func (k kernel) Change(add, remove []element) error {
-	return k.Table.Change(func(c *nftables.Conn) error {
-		return errors.Join(k.queue(c, nft.DeleteElements, remove), k.queue(c, nft.AddElements, add))
-	})
-}
+func (k kernel) Change(add, remove []nft.Element) error { return k.ChangeElements(add, remove) }
 
-// queue does one thing to elements of all sets.
-func (k kernel) queue(
-	c *nftables.Conn,
-	do func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error,
-	elements []element,
-) error {
-	bySet := map[string][]nftables.SetElement{}
-	for _, e := range elements {
-		bySet[e.set] = append(
-			bySet[e.set],
-			nftables.SetElement{Key: []byte(e.key), KeyEnd: []byte(e.end), Val: []byte(e.val)},
-		)
-	}
-	for name, some := range bySet {
-		if err := do(c, k.Set(name, nftables.TypeInvalid), some); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (k kernel) Check(elements []element) error {
+func (k kernel) Check(elements []nft.Element) error {
 	if err := k.checkRules(); err != nil {
 		return err
 	}
-	want := make(map[element]bool, len(elements))
-	for _, e := range elements {
-		want[e] = true
+	var sets []*nftables.Set
+	for _, f := range nft.Families {
+		sets = append(sets, k.sets(family{f})...)
 	}
-	for _, f := range families {
-		for _, set := range k.sets(f) {
-			have, err := k.Elements(set.Name)
-			if err != nil {
-				return err
-			}
-			for _, h := range have {
-				e := element{set: set.Name, key: string(h.Key), end: string(h.KeyEnd), val: string(h.Val)}
-				if !want[e] {
-					return fmt.Errorf("set %s of table inet %s has %s, which is not wanted", set.Name, k.Name, e)
-				}
-				delete(want, e)
-			}
-		}
-	}
-	for e := range want {
-		return fmt.Errorf("set %s of table inet %s lacks %s", e.set, k.Name, e)
-	}
-	return nil
-}
-
-func (e element) String() string {
-	switch {
-	case e.val != "":
-		return hex.EncodeToString([]byte(e.key)) + ": " + hex.EncodeToString([]byte(e.val))
-	case e.end == "":
-		return hex.EncodeToString([]byte(e.key))
-	}
-	return hex.EncodeToString([]byte(e.key)) + "-" + hex.EncodeToString([]byte(e.end))
+	return k.CheckElements(sets, elements)
 }
 
 func (k kernel) checkRules() error {
@@ -500,7 +393,7 @@ func (k kernel) checkRules() error {
 	want := map[string][]string{
 		prerouting: {jump}, output: {jump}, check: {reply}, input: {reply}, marked: {taken}, postrouting: {masquerade},
 	}
-	for range families {
+	for range nft.Families {
 		want[check] = append(want[check], unexposed, forbiddenSource, reset, unreachable, mark)
 		for _, chain := range looking[1:] {
 			want[chain] = append(want[chain], forbiddenSource)

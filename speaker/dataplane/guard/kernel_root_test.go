@@ -146,16 +146,16 @@ func forward(t *testing.T) {
 				Priority: nftables.ChainPriorityNATDest,
 			},
 		)
-		for i, f := range families {
+		for i, f := range nft.Families {
 			pod := netip.MustParseAddr([...]string{pod4, pod6}[i])
 			to := []expr.Any{
 				&expr.Immediate{Register: 1, Data: pod.AsSlice()},
 				&expr.Immediate{Register: 2, Data: []byte{podPort >> 8, podPort & 0xff}},
-				&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.nfproto), RegAddrMin: 1, RegProtoMin: 2},
+				&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.Protocol), RegAddrMin: 1, RegProtoMin: 2},
 			}
 			ports := func(from, to uint16) []expr.Any {
 				return append(
-					f.isOfFamily(),
+					f.Is(),
 					&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
 					&expr.Range{
 						Op:       expr.CmpOpEq,
@@ -169,7 +169,7 @@ func forward(t *testing.T) {
 			address := netip.MustParseAddr([...]string{address4, address6}[i])
 			for _, exposed := range [][]expr.Any{ports(80, 80), ports(1000, 1999)} {
 				exposed = append(exposed,
-					&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: f.destination, Len: f.length},
+					f.LoadDestination(1),
 					&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: address.AsSlice()})
 				c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(exposed, to...)})
 			}
@@ -817,7 +817,7 @@ func TestDriver_kernel_repairs(t *testing.T) {
 		}},
 		{"an element of another", func(c *nftables.Conn) {
 			f := Frontend{Address: netip.MustParseAddr(address4), Port: 22, Protocol: unix.IPPROTO_TCP}
-			if err := k.queue(c, nft.AddElements, f.elements()[len(protocols):]); err != nil {
+			if err := k.QueueAdd(c, f.elements()[len(protocols):]); err != nil {
 				t.Error(err)
 			}
 		}},
@@ -832,8 +832,8 @@ func TestDriver_kernel_repairs(t *testing.T) {
 		}
 	}
 	for _, e := range distinct(list...) {
-		all = append(all, harm{"an element of " + e.set, func(c *nftables.Conn) {
-			if err := k.queue(c, nft.DeleteElements, []element{e}); err != nil {
+		all = append(all, harm{"an element of " + e.Set, func(c *nftables.Conn) {
+			if err := k.QueueDelete(c, []nft.Element{e}); err != nil {
 				t.Error(err)
 			}
 		}})
@@ -844,8 +844,8 @@ func TestDriver_kernel_repairs(t *testing.T) {
 			return 0
 		}
 		n := len(rules)
-		for _, f := range families {
-			for _, set := range k.sets(f) {
+		for _, f := range nft.Families {
+			for _, set := range k.sets(family{f}) {
 				elements, err := k.Elements(set.Name)
 				if err != nil {
 					return 0

@@ -17,6 +17,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-lb/berth/speaker/dataplane/nft"
 	"github.com/berth-lb/berth/speaker/dataplane/nft/nettest"
 )
 
@@ -47,7 +48,7 @@ ip route replace 192.0.2.1/32 via 10.1.0.2; ip -6 route replace 2001:db8::1/128 
 				}
 			})
 			nettest.Eventually(t, "the table is there", func() bool {
-				_, err := d.table.Elements(families[0].set)
+				_, err := d.table.Elements("moved4")
 				return err == nil
 			})
 
@@ -156,8 +157,8 @@ func forget(t *testing.T) {
 // has reports whether packets to the address are treated so now.
 func (d *Driver) has(t *testing.T, address string) bool {
 	t.Helper()
-	for _, f := range families {
-		elements, err := d.table.Elements(f.set)
+	for _, f := range nft.Families {
+		elements, err := d.table.Elements("moved" + f.Suffix)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -34,20 +34,6 @@ import (
 // to no known connection may be late, or of a connection whose entry somebody deleted.
 const resetFor = 3 * time.Second
 
-// family is the part of the table for one family of addresses.
-type family struct {
-	keyType nftables.SetDatatype
-	nfproto byte
-	offset  uint32 // of the destination in the header
-	length  uint32
-	set     string
-}
-
-var families = [...]family{
-	{nftables.TypeIPAddr, unix.NFPROTO_IPV4, 16, 4, "moved4"},
-	{nftables.TypeIP6Addr, unix.NFPROTO_IPV6, 24, 16, "moved6"},
-}
-
 // Driver keeps the table. Its methods may be called from any goroutine.
 type Driver struct {
 	log   *slog.Logger
@@ -106,10 +92,10 @@ func (d *Driver) write(moved []netip.Addr) error {
 
 func (d *Driver) add(c *nftables.Conn, moved []netip.Addr) error {
 	var failures []error
-	for _, f := range families {
+	for _, f := range nft.Families {
 		var elements []nftables.SetElement
 		for _, a := range moved {
-			if uint32(a.BitLen()/8) == f.length {
+			if f.Has(a) {
 				elements = append(elements, nftables.SetElement{Key: a.AsSlice(), Timeout: resetFor})
 			}
 		}
@@ -121,8 +107,8 @@ func (d *Driver) add(c *nftables.Conn, moved []netip.Addr) error {
 	return errors.Join(failures...)
 }
 
-func (d *Driver) set(f family) *nftables.Set {
-	set := d.table.Set(f.set, f.keyType)
+func (d *Driver) set(f nft.Family) *nftables.Set {
+	set := d.table.Set("moved"+f.Suffix, f.KeyType)
 	set.HasTimeout, set.Timeout = true, resetFor
 	return set
 }
@@ -135,28 +121,28 @@ func (d *Driver) fill(c *nftables.Conn) error {
 	chain.Type, chain.Policy, chain.Hooknum = nftables.ChainTypeFilter, &accept, nftables.ChainHookPrerouting
 	chain.Priority = nftables.ChainPriorityMangle
 	c.AddChain(chain)
-	for _, f := range families {
+	for _, f := range nft.Families {
 		set := d.set(f)
 		if err := c.AddSet(set, nil); err != nil {
 			return err
 		}
-		c.AddRule(f.reset(chain, set))
+		c.AddRule(reset(f, chain, set))
 	}
 	return nil
 }
 
 // reset is the rule: ip daddr @moved4 tcp flags & (syn | rst) == 0 ct state invalid,new counter
 // reject with tcp reset.
-func (f family) reset(chain *nftables.Chain, set *nftables.Set) *nftables.Rule {
+func reset(f nft.Family, chain *nftables.Chain, set *nftables.Set) *nftables.Rule {
 	const flagsOffset, begins = 13, 0x02 | 0x04 // SYN, RST
 	states := binaryutil.NativeEndian.PutUint32(expr.CtStateBitINVALID | expr.CtStateBitNEW)
 	none := make([]byte, len(states))
 	return &nftables.Rule{Table: chain.Table, Chain: chain, Exprs: []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{f.nfproto}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{f.Protocol}},
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: f.offset, Len: f.length},
+		f.LoadDestination(1),
 		&expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID},
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: flagsOffset, Len: 1},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{begins}, Xor: []byte{0}},

@@ -2,8 +2,6 @@ package podnat
 
 import (
 	"encoding/binary"
-	"encoding/hex"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -44,38 +42,11 @@ const seed = 0x62657274
 var beforeKubeProxy = nftables.ChainPriorityRef(*nftables.ChainPriorityNATDest - 5)
 
 // family is the part of the table for one family of addresses.
-type family struct {
-	suffix              string
-	nfproto             byte
-	keyType             nftables.SetDatatype
-	source, destination uint32 // offsets in the header
-	length              uint32
-}
+type family struct{ nft.Family }
 
-var families = [...]family{
-	{"4", unix.NFPROTO_IPV4, nftables.TypeIPAddr, 12, 16, 4},
-	{"6", unix.NFPROTO_IPV6, nftables.TypeIP6Addr, 8, 24, 16},
-}
+func (f family) name(kind string) string { return kind + f.Suffix }
 
-func familyOf(a netip.Addr) family {
-	if a.Is4() {
-		return families[0]
-	}
-	return families[1]
-}
-
-func (f family) name(kind string) string { return kind + f.suffix }
-
-// register returns the register of a field in a key that begins in the first: address, protocol,
-// port, slot, and what comes after it.
-func (f family) register(field uint32) uint32 {
-	if field == 0 {
-		return unix.NFT_REG32_00
-	}
-	return unix.NFT_REG32_00 + f.length/4 + field - 1
-}
-
-// keyOf is a frontend's: address, protocol and port, each filled up to four bytes.
+// key is a frontend's: address, protocol and port, each filled up to four bytes.
 func (f Frontend) key() string {
 	key := append(f.Address.AsSlice(), f.Protocol, 0, 0, 0)
 	return string(append(binary.BigEndian.AppendUint16(key, f.Port), 0, 0))
@@ -87,10 +58,10 @@ func valueOf(pod netip.AddrPort) string {
 	return string(append(binary.BigEndian.AppendUint16(pod.Addr().AsSlice(), pod.Port()), 0, 0))
 }
 
-func interfaceElement(name string) element {
+func interfaceElement(name string) nft.Element {
 	key := make([]byte, unix.IFNAMSIZ)
 	copy(key, name)
-	return element{set: interfaces, key: string(key)}
+	return nft.Element{Set: interfaces, Key: string(key)}
 }
 
 // sets returns all of the table's, empty.
@@ -99,22 +70,23 @@ func (k kernel) sets() []*nftables.Set {
 	names.KeyByteOrder = binaryutil.NativeEndian
 	names.HasTimeout, names.Timeout = true, Lease // without them nothing is translated
 	all := []*nftables.Set{names}
-	for _, f := range families {
+	for _, its := range nft.Families {
+		f := family{its}
 		for _, kind := range kinds {
-			key := []nftables.SetDatatype{f.keyType, nftables.TypeInetProto, nftables.TypeInetService}
+			key := []nftables.SetDatatype{f.KeyType, nftables.TypeInetProto, nftables.TypeInetService}
 			if kind != single {
 				key = append(key, nftables.TypeMark) // a number of four bytes
 			}
 			s := k.Set(f.name(kind), nftables.MustConcatSetType(key...))
 			s.Concatenation, s.IsMap, s.KeyByteOrder = true, true, binaryutil.BigEndian
-			s.DataType = nftables.MustConcatSetType(f.keyType, nftables.TypeInetService)
+			s.DataType = nftables.MustConcatSetType(f.KeyType, nftables.TypeInetService)
 			all = append(all, s)
 		}
 	}
 	return all
 }
 
-func (k kernel) Replace(elements []element) error {
+func (k kernel) Replace(elements []nft.Element) error {
 	return k.Table.Replace(func(c *nftables.Conn) error {
 		accept := nftables.ChainPolicyAccept
 		chain := k.Chain(chainName)
@@ -130,12 +102,13 @@ func (k kernel) Replace(elements []element) error {
 			c.AddRule(&nftables.Rule{Table: chain.Table, Chain: chain, UserData: nft.Comment(comment), Exprs: exprs})
 		}
 		rule(inside, fromInside)
-		for _, f := range families {
+		for _, its := range nft.Families {
+			f := family{its}
 			for _, kind := range kinds {
 				rule(f.name(kind), f.translate(kind))
 			}
 		}
-		return k.queue(c, nft.AddElements, elements)
+		return k.QueueAdd(c, elements)
 	})
 }
 
@@ -148,67 +121,33 @@ var fromInside = []expr.Any{
 
 // translate looks a frontend up in the map of a kind, and translates to the Pod that is there.
 func (f family) translate(kind string) []expr.Any {
-	to := f.register(4)
-	exprs := []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: f.register(0)},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: f.register(0), Data: []byte{f.nfproto}},
-	}
+	to := f.Register(4)
+	exprs := f.Is()
 	switch kind {
 	case random:
-		exprs = append(exprs, &expr.Numgen{Register: f.register(3), Modulus: Slots, Type: unix.NFT_NG_RANDOM})
+		exprs = append(exprs, &expr.Numgen{Register: f.Register(3), Modulus: Slots, Type: unix.NFT_NG_RANDOM})
 	case bySource:
-		exprs = append(exprs,
-			&expr.Payload{DestRegister: to, Base: expr.PayloadBaseNetworkHeader, Offset: f.source, Len: f.length},
-			&expr.Hash{
-				SourceRegister: to, DestRegister: f.register(3), Length: f.length, Modulus: Slots, Type: expr.HashTypeJenkins,
-				Seed: seed, // without one the kernel takes another each time that the rule is written
-			})
+		exprs = append(exprs, f.LoadSource(to), &expr.Hash{
+			SourceRegister: to, DestRegister: f.Register(3), Length: f.Length, Modulus: Slots, Type: expr.HashTypeJenkins,
+			Seed: seed, // without one the kernel takes another each time that the rule is written
+		})
 	}
 	return append(exprs,
-		&expr.Payload{
-			DestRegister: f.register(0), Base: expr.PayloadBaseNetworkHeader, Offset: f.destination, Len: f.length,
-		},
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: f.register(1)},
-		&expr.Payload{DestRegister: f.register(2), Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Lookup{SourceRegister: f.register(0), DestRegister: to, IsDestRegSet: true, SetName: f.name(kind)},
+		f.LoadDestination(f.Register(0)), f.LoadProtocol(), f.LoadPort(),
+		&expr.Lookup{SourceRegister: f.Register(0), DestRegister: to, IsDestRegSet: true, SetName: f.name(kind)},
 		&expr.Counter{},
 		&expr.NAT{
-			Type: expr.NATTypeDestNAT, Family: uint32(f.nfproto), RegAddrMin: to, RegProtoMin: to + f.length/4,
+			Type: expr.NATTypeDestNAT, Family: uint32(f.Protocol), RegAddrMin: to, RegProtoMin: to + f.Length/4,
 		},
 	)
 }
 
 // prolong writes the interfaces again. If they are not all there, the keeper sees to it.
-func (k kernel) prolong(names []element) { _ = k.Change(names, names) }
+func (k kernel) prolong(names []nft.Element) { _ = k.Change(names, names) }
 
-func (k kernel) Change(add, remove []element) error {
-	return k.Table.Change(func(c *nftables.Conn) error {
-		return errors.Join(k.queue(c, nft.DeleteElements, remove), k.queue(c, nft.AddElements, add))
-	})
-}
+func (k kernel) Change(add, remove []nft.Element) error { return k.ChangeElements(add, remove) }
 
-// queue does one thing to elements of all sets.
-func (k kernel) queue(
-	c *nftables.Conn,
-	do func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error,
-	elements []element,
-) error {
-	of := map[string][]nftables.SetElement{}
-	for _, e := range elements {
-		of[e.set] = append(of[e.set], nftables.SetElement{Key: []byte(e.key), Val: []byte(e.val)})
-	}
-	for _, set := range k.sets() {
-		if len(of[set.Name]) == 0 {
-			continue
-		}
-		if err := do(c, set, of[set.Name]); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (k kernel) Check(elements []element) error {
+func (k kernel) Check(elements []nft.Element) error {
 	rules, err := k.Rules()
 	if err != nil {
 		return err
@@ -218,7 +157,8 @@ func (k kernel) Check(elements []element) error {
 		comments = append(comments, r.Comment)
 	}
 	want := []string{inside}
-	for _, f := range families {
+	for _, its := range nft.Families {
+		f := family{its}
 		for _, kind := range kinds {
 			want = append(want, f.name(kind))
 		}
@@ -226,29 +166,5 @@ func (k kernel) Check(elements []element) error {
 	if !slices.Equal(comments, want) {
 		return fmt.Errorf("rules %q in table inet %s, want %q", comments, k.Name, want)
 	}
-	missing := make(map[element]bool, len(elements))
-	for _, e := range elements {
-		missing[e] = true
-	}
-	for _, set := range k.sets() {
-		have, err := k.Elements(set.Name)
-		if err != nil {
-			return err
-		}
-		for _, h := range have {
-			e := element{set.Name, string(h.Key), string(h.Val)}
-			if !missing[e] {
-				return fmt.Errorf("set %s of table inet %s has %s, which is not wanted", set.Name, k.Name, e)
-			}
-			delete(missing, e)
-		}
-	}
-	for e := range missing {
-		return fmt.Errorf("set %s of table inet %s lacks %s", e.set, k.Name, e)
-	}
-	return nil
-}
-
-func (e element) String() string {
-	return hex.EncodeToString([]byte(e.key)) + ": " + hex.EncodeToString([]byte(e.val))
+	return k.CheckElements(k.sets(), elements)
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-lb/berth/speaker/dataplane/nft"
 	"github.com/berth-lb/berth/speaker/dataplane/nft/nettest"
 )
 
@@ -84,18 +85,18 @@ func proxy(t *testing.T) {
 		})
 	}
 	services := chain("services", nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest)
-	for i, f := range families {
+	for i, f := range nft.Families {
 		pod := netip.MustParseAddr(addresses[i].b)
 		c.AddRule(&nftables.Rule{Table: table, Chain: services, Exprs: []expr.Any{
 			&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{f.nfproto}},
-			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: f.destination, Len: f.length},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{f.Protocol}},
+			f.LoadDestination(1),
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: netip.MustParseAddr(addresses[i].service).AsSlice()},
 			&expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint32(masqueradeMark)},
 			&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1},
 			&expr.Immediate{Register: 1, Data: pod.AsSlice()},
 			&expr.Immediate{Register: 2, Data: binaryutil.BigEndian.PutUint16(podPort)},
-			&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.nfproto), RegAddrMin: 1, RegProtoMin: 2},
+			&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.Protocol), RegAddrMin: 1, RegProtoMin: 2},
 		}})
 	}
 	c.AddRule(&nftables.Rule{

@@ -40,17 +40,14 @@ const Slots = 256
 // speaker is away for longer, kube-proxy forwards: it knows which Pods there are.
 const Lease = 10 * time.Minute
 
-// element is one of a set or a map of the table, as the kernel has it.
-type element struct{ set, key, val string }
-
 // Table keeps the table. Its methods may be called from any goroutine, also before Run.
 type Table struct {
-	keeper  *nft.Keeper[element]
-	prolong func(interfaces []element)
+	keeper  *nft.Keeper[nft.Element]
+	prolong func(interfaces []nft.Element)
 
 	mu         sync.Mutex
-	groups     map[string][]element // guarded by mu
-	interfaces []element            // guarded by mu
+	groups     map[string][]nft.Element // guarded by mu
+	interfaces []nft.Element            // guarded by mu
 }
 
 // New returns a Table that has nothing in it.
@@ -61,7 +58,7 @@ func New(log *slog.Logger) *Table {
 			log, k, "steered connections of Services of policy Cluster are forwarded by kube-proxy, which hides the client",
 		),
 		prolong: k.prolong,
-		groups:  map[string][]element{},
+		groups:  map[string][]nft.Element{},
 	}
 }
 
@@ -70,7 +67,7 @@ func New(log *slog.Logger) *Table {
 func (t *Table) Sync(groups map[string][]Frontend) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var before, after []element
+	var before, after []nft.Element
 	for group, frontends := range groups {
 		before = append(before, t.groups[group]...)
 		delete(t.groups, group)
@@ -95,16 +92,16 @@ func (t *Table) SetInterfaces(names []string) {
 }
 
 // replace needs the lock.
-func (t *Table) replace(before, after []element) {
-	was, is := map[element]bool{}, map[element]bool{}
+func (t *Table) replace(before, after []nft.Element) {
+	was, is := map[nft.Element]bool{}, map[nft.Element]bool{}
 	for _, e := range before {
 		was[e] = true
 	}
 	for _, e := range after {
 		is[e] = true
 	}
-	without := func(all []element, these map[element]bool) []element {
-		return slices.DeleteFunc(slices.Clone(all), func(e element) bool { return these[e] })
+	without := func(all []nft.Element, these map[nft.Element]bool) []nft.Element {
+		return slices.DeleteFunc(slices.Clone(all), func(e nft.Element) bool { return these[e] })
 	}
 	add, remove := without(after, was), without(before, is)
 	if len(add)+len(remove) > 0 {
@@ -130,21 +127,21 @@ func (t *Table) Err() error { return t.keeper.Err() }
 func Remove() error { return newKernel().Remove() }
 
 // elements are those of the maps. One Pod needs no choice.
-func (f Frontend) elements() []element {
-	of := familyOf(f.Address)
+func (f Frontend) elements() []nft.Element {
+	of := family{nft.FamilyOf(f.Address)}
 	switch len(f.Pods) {
 	case 0:
 		return nil
 	case 1:
-		return []element{{of.name(single), f.key(), valueOf(f.Pods[0])}}
+		return []nft.Element{{Set: of.name(single), Key: f.key(), Val: valueOf(f.Pods[0])}}
 	}
 	set := of.name(random)
 	if f.Affinity {
 		set = of.name(bySource)
 	}
-	all := make([]element, Slots)
+	all := make([]nft.Element, Slots)
 	for i := range all {
-		all[i] = element{set, f.key() + slotKey(i), valueOf(f.podOf(i))}
+		all[i] = nft.Element{Set: set, Key: f.key() + slotKey(i), Val: valueOf(f.podOf(i))}
 	}
 	return all
 }

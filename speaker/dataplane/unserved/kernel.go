@@ -13,7 +13,6 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"go4.org/netipx"
-	"golang.org/x/sys/unix"
 
 	"github.com/berth-lb/berth/speaker/dataplane/nft"
 )
@@ -35,30 +34,24 @@ const (
 // family is the part of the table for one family of addresses. Sets of single addresses cost the
 // same at any size; those of ranges are for aggregates, of which there are few.
 type family struct {
-	name      string // in the metrics, and in nft's comments
-	keyType   nftables.SetDatatype
-	nfproto   byte
-	offset    uint32 // of the destination in the header
-	length    uint32
-	addresses string
-	ranges    string
+	nft.Family
+	name string // in the metrics, and in nft's comments
 }
 
-var families = [...]family{
-	{"IPv4", nftables.TypeIPAddr, unix.NFPROTO_IPV4, 16, 4, "addresses4", "aggregates4"},
-	{"IPv6", nftables.TypeIP6Addr, unix.NFPROTO_IPV6, 24, 16, "addresses6", "aggregates6"},
-}
+var families = [...]family{{nft.Families[0], "IPv4"}, {nft.Families[1], "IPv6"}}
 
-func (f family) holds(a netip.Addr) bool { return uint32(a.BitLen()/8) == f.length }
+func (f family) addresses() string { return "addresses" + f.Suffix }
+
+func (f family) ranges() string { return "aggregates" + f.Suffix }
 
 func newKernel(log *slog.Logger) kernel {
 	return kernel{&nft.Table{Name: "berth"}, log, new(atomic.Bool)}
 }
 
-func (k kernel) addressSet(f family) *nftables.Set { return k.Set(f.addresses, f.keyType) }
+func (k kernel) addressSet(f family) *nftables.Set { return k.Set(f.addresses(), f.KeyType) }
 
 func (k kernel) rangeSet(f family) *nftables.Set {
-	set := k.Set(f.ranges, f.keyType)
+	set := k.Set(f.ranges(), f.KeyType)
 	set.Interval = true
 	return set
 }
@@ -143,8 +136,8 @@ func (f family) fill(c *nftables.Conn, set *nftables.Set, chain *nftables.Chain,
 	}
 	c.AddRule(&nftables.Rule{Table: chain.Table, Chain: chain, UserData: nft.Comment(f.name), Exprs: []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{f.nfproto}},
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: f.offset, Len: f.length},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{f.Protocol}},
+		f.LoadDestination(1),
 		&expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID},
 		&expr.Counter{},
 		&expr.Verdict{Kind: expr.VerdictDrop},
@@ -157,7 +150,7 @@ func (f family) elements(prefixes []netip.Prefix) (addresses, ranges []nftables.
 	var aggregates netipx.IPSetBuilder
 	for _, p := range prefixes {
 		switch {
-		case !f.holds(p.Addr()):
+		case !f.Has(p.Addr()):
 		case p.IsSingleIP():
 			addresses = append(addresses, nftables.SetElement{Key: p.Addr().AsSlice()})
 		default:
@@ -196,7 +189,7 @@ func (k kernel) Change(add, remove []netip.Prefix) error {
 func (f family) keys(addresses []netip.Prefix) []nftables.SetElement {
 	var keys []nftables.SetElement
 	for _, p := range addresses {
-		if f.holds(p.Addr()) {
+		if f.Has(p.Addr()) {
 			keys = append(keys, nftables.SetElement{Key: p.Addr().AsSlice()})
 		}
 	}
@@ -220,7 +213,7 @@ func (k kernel) Check(prefixes []netip.Prefix) error {
 		if err != nil {
 			return err
 		}
-		for name, want := range map[string][]nftables.SetElement{f.addresses: addresses, f.ranges: ranges} {
+		for name, want := range map[string][]nftables.SetElement{f.addresses(): addresses, f.ranges(): ranges} {
 			have, err := k.Elements(name)
 			switch {
 			case err != nil:

@@ -192,7 +192,7 @@ func TestDriver_kernel_repairs(t *testing.T) {
 			}
 		}},
 		{"an element", func(c *nftables.Conn, t *nftables.Table) {
-			set := &nftables.Set{Table: t, Name: families[0].addresses}
+			set := &nftables.Set{Table: t, Name: families[0].addresses()}
 			if err := c.SetDeleteElements(set, []nftables.SetElement{{Key: []byte{192, 0, 2, 1}}}); err != nil {
 				panic(err)
 			}
