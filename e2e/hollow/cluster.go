@@ -5,10 +5,6 @@ package hollow
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"crypto/rsa"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"os"
 	"os/exec"
@@ -19,9 +15,9 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/berth-lb/berth/config/client"
+	"github.com/berth-lb/berth/e2e/controlplane"
 	"github.com/berth-lb/berth/e2e/stage"
 	"github.com/berth-lb/berth/e2e/stock"
 )
@@ -41,9 +37,9 @@ type cluster struct {
 	meter      *meter
 	nodes      []*node
 
-	folder     stock.Folder
-	dir        string
-	kubeconfig string // the administrator's
+	folder stock.Folder
+	dir    string
+	plan   controlplane.Plan
 }
 
 // newCluster starts etcd, the API server, and Berth's controller with the rights of its
@@ -53,34 +49,21 @@ func newCluster(ctx context.Context, dir string) (*cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &cluster{folder: folder, dir: dir, kubeconfig: filepath.Join(dir, "kubeconfig")}
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		return nil, fmt.Errorf("make the key of ServiceAccounts: %w", err)
-	}
-	pair := pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})
-	for name, text := range map[string]string{
-		"tokens.csv": "admin,admin,admin,\"system:masters\"\n", "sa.key": string(pair),
-		"kubeconfig": kubeconfig(serverAddress+":6443", "admin"),
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			return nil, fmt.Errorf("prepare the cluster: %w", err)
-		}
-	}
-	if _, err := c.start(ctx, "", "etcd", folder.Bin("kube"), "etcd", "--dir", filepath.Join(dir, "etcd"),
-		"--client", "127.0.0.1:2379", "--peer", "127.0.0.1:2380"); err != nil {
+	c := &cluster{folder: folder, dir: dir}
+	if c.plan, err = controlplane.Prepare(dir, serverAddress); err != nil {
 		return nil, err
 	}
-	if _, err := c.start(ctx, "", "kube-apiserver", folder.Bin("kube"), "kube-apiserver",
-		"--etcd-servers=http://127.0.0.1:2379", "--advertise-address="+serverAddress,
-		"--cert-dir="+filepath.Join(dir, "pki"), "--token-auth-file="+filepath.Join(dir, "tokens.csv"),
-		"--authorization-mode=RBAC", "--service-cluster-ip-range=10.96.0.0/16",
-		"--service-account-issuer=https://kubernetes.default.svc", "--event-ttl=5m",
-		"--service-account-key-file="+filepath.Join(dir, "sa.key"),
-		"--service-account-signing-key-file="+filepath.Join(dir, "sa.key")); err != nil {
+	kube := func(name string, args ...string) error {
+		_, err := c.start(ctx, "", name, append([]string{folder.Bin("kube")}, args...)...)
+		return err
+	}
+	if err := kube("etcd", c.plan.Etcd()...); err != nil {
 		return nil, err
 	}
-	if err := c.connect(); err != nil {
+	if err := kube("kube-apiserver", c.plan.APIServer("10.96.0.0/16", "--event-ttl=5m")...); err != nil {
+		return nil, err
+	}
+	if c.kubernetes, c.berth, err = c.plan.Connect(); err != nil {
 		return nil, err
 	}
 	if err := c.eventually(ctx, func(ctx context.Context) error {
@@ -103,33 +86,6 @@ func newCluster(ctx context.Context, dir string) (*cluster, error) {
 	return c, c.startController(ctx)
 }
 
-func (c *cluster) connect() error {
-	config, err := clientcmd.BuildConfigFromFlags("", c.kubeconfig)
-	if err != nil {
-		return fmt.Errorf("read kubeconfig: %w", err)
-	}
-	config.QPS, config.Burst = 1000, 2000
-	if c.kubernetes, err = kubernetes.NewForConfig(config); err != nil {
-		return fmt.Errorf("client of the API server: %w", err)
-	}
-	if c.berth, err = client.New(config); err != nil {
-		return fmt.Errorf("client of the API server: %w", err)
-	}
-	return nil
-}
-
-// kubeconfig is for a client with a token.
-func kubeconfig(server, token string) string {
-	return fmt.Sprintf(`
-apiVersion: v1
-kind: Config
-current-context: it
-contexts: [{name: it, context: {cluster: it, user: it}}]
-clusters: [{name: it, cluster: {server: "https://%s", insecure-skip-tls-verify: true}}]
-users: [{name: it, user: {token: %q}}]
-`, server, token)
-}
-
 // credentials writes a kubeconfig for a ServiceAccount of Berth's, by way of the meter, and returns
 // its path. The token is bound to the object, unless that is nil.
 func (c *cluster) credentials(
@@ -147,7 +103,7 @@ func (c *cluster) credentials(
 		return "", fmt.Errorf("token of ServiceAccount %s: %w", account, err)
 	}
 	file := filepath.Join(c.dir, name+".kubeconfig")
-	return file, os.WriteFile(file, []byte(kubeconfig(metered, token.Status.Token)), 0o600)
+	return file, os.WriteFile(file, []byte(controlplane.Kubeconfig(metered, token.Status.Token)), 0o600)
 }
 
 func (c *cluster) startController(ctx context.Context) error {
@@ -178,7 +134,7 @@ func (c *cluster) start(ctx context.Context, space, name string, argv ...string)
 
 // kubectl runs kubectl.
 func (c *cluster) kubectl(ctx context.Context, stdin string, args ...string) error {
-	flags := []string{"kubectl", "--kubeconfig=" + c.kubeconfig, "--cache-dir=" + filepath.Join(c.dir, "cache")}
+	flags := []string{"kubectl", "--kubeconfig=" + c.plan.Kubeconfig(), "--cache-dir=" + filepath.Join(c.dir, "cache")}
 	cmd := exec.CommandContext(ctx, c.folder.Bin("kube"), append(flags, args...)...)
 	cmd.Stdin = strings.NewReader(stdin)
 	if out, err := cmd.CombinedOutput(); err != nil {

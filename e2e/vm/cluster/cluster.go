@@ -12,10 +12,6 @@ package cluster
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"crypto/rsa"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"os"
 	"os/exec"
@@ -27,9 +23,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/berth-lb/berth/config/client"
+	"github.com/berth-lb/berth/e2e/controlplane"
 	"github.com/berth-lb/berth/e2e/stage"
 	"github.com/berth-lb/berth/e2e/stock"
 )
@@ -42,9 +38,9 @@ type Cluster struct {
 	Kubernetes kubernetes.Interface
 	Berth      *client.Interface
 
-	folder     stock.Folder
-	dir        string
-	kubeconfig string
+	folder stock.Folder
+	dir    string
+	plan   controlplane.Plan
 }
 
 // New starts a cluster without nodes: etcd, an API server with Berth's CRDs, Berth's namespace, and
@@ -57,52 +53,15 @@ func New(t testing.TB) *Cluster {
 	}
 	c := &Cluster{folder: folder, dir: t.TempDir()}
 	makeSegment(t)
-	const token = "test"
-	c.write(t, "tokens.csv", token+`,admin,admin,"system:masters"`+"\n")
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
+	if c.plan, err = controlplane.Prepare(c.dir, server); err != nil {
 		t.Fatal(err)
 	}
-	c.write(
-		t, "sa.key",
-		string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})),
-	)
-	c.kubeconfig = c.write(t, "kubeconfig", `
-apiVersion: v1
-kind: Config
-current-context: it
-contexts: [{name: it, context: {cluster: it, user: admin}}]
-clusters: [{name: it, cluster: {server: "https://`+server+`:6443", insecure-skip-tls-verify: true}}]
-users: [{name: admin, user: {token: `+token+`}}]
-`)
-	c.Start(
-		t, Host, "etcd", nil, c.Kube(), "etcd", "--dir", filepath.Join(c.dir, "etcd"), "--client", "127.0.0.1:2379",
-		"--peer", "127.0.0.1:2380",
-	)
-	c.Start(
-		t,
-		Host,
-		"kube-apiserver",
-		nil,
-		c.Kube(),
-		"kube-apiserver",
-		"--etcd-servers=http://127.0.0.1:2379",
-		"--advertise-address="+server,
-		"--cert-dir="+filepath.Join(
-			c.dir,
-			"pki",
-		),
-		"--token-auth-file="+filepath.Join(c.dir, "tokens.csv"),
-		"--authorization-mode=RBAC",
-		"--service-cluster-ip-range=10.96.0.0/16,fd00:96::/112",
-		"--service-account-issuer=https://kubernetes.default.svc",
-		"--service-account-key-file="+filepath.Join(
-			c.dir,
-			"sa.key",
-		),
-		"--service-account-signing-key-file="+filepath.Join(c.dir, "sa.key"),
-	)
-	c.connect(t)
+	kube := func(name string, args []string) { c.Start(t, Host, name, nil, append([]string{c.Kube()}, args...)...) }
+	kube("etcd", c.plan.Etcd())
+	kube("kube-apiserver", c.plan.APIServer("10.96.0.0/16,fd00:96::/112"))
+	if c.Kubernetes, c.Berth, err = c.plan.Connect(); err != nil {
+		t.Fatal(err)
+	}
 	Eventually(t, func(ctx context.Context) error {
 		return c.Kubernetes.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 	})
@@ -119,33 +78,18 @@ users: [{name: admin, user: {token: `+token+`}}]
 	return c
 }
 
-func (c *Cluster) connect(t testing.TB) {
-	t.Helper()
-	config, err := clientcmd.BuildConfigFromFlags("", c.kubeconfig)
-	if err != nil {
-		t.Fatal(err)
-	}
-	config.QPS, config.Burst = 500, 1000
-	if c.Kubernetes, err = kubernetes.NewForConfig(config); err != nil {
-		t.Fatal(err)
-	}
-	if c.Berth, err = client.New(config); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // Kube is the program that holds the components of Kubernetes; its first argument names one.
 func (c *Cluster) Kube() string { return c.folder.Bin("kube") }
 
 // Kubeconfig returns the path of the administrator's kubeconfig.
-func (c *Cluster) Kubeconfig() string { return c.kubeconfig }
+func (c *Cluster) Kubeconfig() string { return c.plan.Kubeconfig() }
 
 // Controller starts Berth's controller, and restarts it when it ends, as the kubelet would: it ends
 // when it loses its lease, which may happen on a slow machine.
 func (c *Cluster) Controller(t testing.TB) *os.Process {
 	t.Helper()
 	return c.Start(t, Host, "controller", nil, "sh", "-c", `while :; do setpriv --pdeathsig KILL "$@"; done`, "sh",
-		c.folder.Bin("berth"), "controller", "--kubeconfig="+c.kubeconfig, "--listen=")
+		c.folder.Bin("berth"), "controller", "--kubeconfig="+c.Kubeconfig(), "--listen=")
 }
 
 // Speaker starts Berth's speaker on a node; its log is speaker-NODE.
@@ -154,7 +98,7 @@ func (c *Cluster) Speaker(t testing.TB, node string, args ...string) *os.Process
 	argv := []string{
 		c.folder.Bin("berth"),
 		"speaker",
-		"--kubeconfig=" + c.kubeconfig,
+		"--kubeconfig=" + c.Kubeconfig(),
 		"--listen=",
 		"--node=" + node,
 		"--kube-proxy-healthz=",
@@ -221,15 +165,6 @@ func (c *Cluster) AwaitLog(t testing.TB, name, text string) {
 	})
 }
 
-func (c *Cluster) write(t testing.TB, name, text string) string {
-	t.Helper()
-	file := filepath.Join(c.dir, name)
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return file
-}
-
 // Apply applies objects. It starts kubectl, which takes seconds here: the clients do not.
 func (c *Cluster) Apply(t testing.TB, yaml string) {
 	t.Helper()
@@ -242,7 +177,7 @@ func (c *Cluster) Kubectl(t testing.TB, stdin string, args ...string) string {
 	cmd := exec.Command(
 		c.Kube(),
 		append(
-			[]string{"kubectl", "--kubeconfig=" + c.kubeconfig, "--cache-dir=" + filepath.Join(c.dir, "cache")},
+			[]string{"kubectl", "--kubeconfig=" + c.Kubeconfig(), "--cache-dir=" + filepath.Join(c.dir, "cache")},
 			args...)...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var stderr bytes.Buffer
