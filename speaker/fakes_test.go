@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
 
 	"github.com/berth-lb/berth/bgp"
@@ -22,6 +23,7 @@ import (
 	"github.com/berth-lb/berth/speaker/dataplane"
 	"github.com/berth-lb/berth/speaker/deadnodes"
 	"github.com/berth-lb/berth/speaker/localnet"
+	"github.com/berth-lb/berth/speaker/nodes"
 	"github.com/berth-lb/berth/speaker/plan"
 	"github.com/berth-lb/berth/speaker/rival"
 	"github.com/berth-lb/berth/speaker/steer"
@@ -70,6 +72,33 @@ func (f *fakeL2) SetNodes(a map[string][]netip.Addr) { f.nodes = a }
 func (f *fakeL2) Status() l2.Status                  { return f.status }
 func (f *fakeL2) Holds(netip.Addr) []string          { return f.holds }
 func (f *fakeL2) Drained() <-chan struct{}           { return f.drained }
+
+// fakeNodes are Nodes that tests put into its store.
+type fakeNodes struct{ store cache.Store }
+
+func newFakeNodes() fakeNodes { return fakeNodes{cache.NewStore(cache.MetaNamespaceKeyFunc)} }
+
+func (f fakeNodes) Get(name string) *corev1.Node {
+	o, _, err := f.store.GetByKey(name)
+	if node, ok := o.(*corev1.Node); ok && err == nil {
+		return node
+	}
+	return nil
+}
+
+func (f fakeNodes) All() (all []*corev1.Node) {
+	for _, o := range f.store.List() {
+		all = append(all, o.(*corev1.Node))
+	}
+	return all
+}
+
+func (fakeNodes) OnChange(nodes.Handler) (stop func()) { return func() {} }
+func (fakeNodes) HasSynced() bool                      { return true }
+func (fakeNodes) Run(ctx context.Context) error        { <-ctx.Done(); return nil }
+
+// nodesOf returns the store of Nodes.
+func nodesOf(s *sources) cache.Store { return s.node.(fakeNodes).store }
 
 type fakeMidstream struct{}
 
@@ -306,6 +335,7 @@ func nodeAt(t testing.TB, config *rest.Config, ipvs bool) node {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.sources.node = newFakeNodes()
 	d := drivers{
 		l2: n.l2, bgp: n.bgp, dataplane: n.dataplane, unserved: n.unserved, mirror: n.mirror, localnet: n.localnet,
 		rivals: n.rivals, kubeProxy: n.kubeProxy, steering: n.steering,

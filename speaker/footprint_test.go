@@ -64,7 +64,7 @@ func measureMemory(b *testing.B, nodes, services int) {
 	}
 	for i := range nodes {
 		node := &corev1.Node{}
-		keep(n.sources.node.GetStore(), func() any { return candidate.SlimNode(node) }, fullNode(i), node)
+		keep(nodesOf(n.sources), func() any { return candidate.SlimNode(node) }, fullNode(i), node)
 	}
 	part("nodes")
 	for i := range services {

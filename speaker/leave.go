@@ -89,7 +89,7 @@ func (s *Speaker) report(ctx context.Context, r *reporter) {
 // selected reports whether the DaemonSet wants a speaker on this node, by its nodeSelector and
 // required affinity. A node that is not known counts as selected.
 func (s *Speaker) selected(set *appsv1.DaemonSet, p *planner) bool {
-	node := p.sources.nodeObject(s.Node)
+	node := p.sources.node.Get(s.Node)
 	return node == nil || places(set, node)
 }
 

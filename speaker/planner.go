@@ -179,26 +179,14 @@ func (p *planner) watch() error {
 	}); err != nil {
 		return fmt.Errorf("watch: %w", err)
 	}
-	node := to(nodesChanged)
-	_, err := p.sources.node.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: node, DeleteFunc: node,
-		UpdateFunc: func(before, after any) {
-			b, okB := before.(*corev1.Node)
-			a, okA := after.(*corev1.Node)
-			if !okA || !okB {
-				return
-			}
-			if !candidate.Same(b, a) {
-				node(after)
-			}
-			if isReady(b) != isReady(a) {
-				p.mirror.Reconsider(a.Name)
-			}
-		},
+	p.sources.node.OnChange(func(before, after *corev1.Node) {
+		if before == nil || after == nil || !candidate.Same(before, after) {
+			p.tasks.Add(task{kind: nodesChanged})
+		}
+		if before != nil && after != nil && isReady(before) != isReady(after) {
+			p.mirror.Reconsider(after.Name)
+		}
 	})
-	if err != nil {
-		return fmt.Errorf("watch: %w", err)
-	}
 	return nil
 }
 
@@ -700,7 +688,7 @@ func (p *planner) syncPeers() {
 // reviewRouterID follows this node's Speaker. When the Node is gone, and the Speaker with it,
 // nothing changes: its routes are withdrawn cleanly.
 func (p *planner) reviewRouterID() {
-	if p.sources.nodeObject(p.Node) == nil {
+	if p.sources.node.Get(p.Node) == nil {
 		return
 	}
 	speaker := p.sources.self(p.Node)
@@ -877,7 +865,7 @@ func (p *planner) reviewPods() {
 
 // pods returns the ranges that pods of this node have their addresses from, none if nobody says.
 func (p *planner) pods() []netip.Prefix {
-	if node := p.sources.nodeObject(p.Node); node != nil && len(p.PodCIDRs) == 0 {
+	if node := p.sources.node.Get(p.Node); node != nil && len(p.PodCIDRs) == 0 {
 		return podCIDRs(node)
 	}
 	return p.PodCIDRs

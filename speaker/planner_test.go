@@ -74,8 +74,8 @@ func servingNode(t *testing.T) (node, *corev1.Service) {
 	n := idleNode(t)
 	service, slice := webService(n.planner)
 	if err := errors.Join(
-		n.sources.node.GetStore().Add(&corev1.Node{ObjectMeta: named("n1")}),
-		n.sources.node.GetStore().Add(&corev1.Node{ObjectMeta: named("n2")}),
+		nodesOf(n.sources).Add(&corev1.Node{ObjectMeta: named("n1")}),
+		nodesOf(n.sources).Add(&corev1.Node{ObjectMeta: named("n2")}),
 		n.sources.service.GetStore().Add(kept(service)),
 		n.sources.slice.GetStore().Add(kept(slice)),
 		n.sources.pool.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.LoadBalancerPool{
@@ -148,7 +148,7 @@ func TestPlanner_nodesChanged_zone(t *testing.T) {
 	} {
 		o := &corev1.Node{ObjectMeta: named("n1")}
 		o.Labels = step.labels
-		if err := n.sources.node.GetStore().Update(candidate.SlimNode(o)); err != nil {
+		if err := nodesOf(n.sources).Update(candidate.SlimNode(o)); err != nil {
 			t.Fatal(err)
 		}
 		n.do(task{kind: nodesChanged})
@@ -347,7 +347,7 @@ func TestPlanner_reviewAddresses(t *testing.T) {
 				corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: text},
 			)
 		}
-		if err := n.sources.node.GetStore().Update(o); err != nil {
+		if err := nodesOf(n.sources).Update(o); err != nil {
 			t.Fatal(err)
 		}
 		n.do(task{kind: nodesChanged})
@@ -368,7 +368,7 @@ func TestPlanner_reviewAddresses(t *testing.T) {
 	expect("none", first)
 	address("10.0.0.2")
 	expect("another", second)
-	if err := n.sources.node.GetStore().Delete(&corev1.Node{ObjectMeta: named("n1")}); err != nil {
+	if err := nodesOf(n.sources).Delete(&corev1.Node{ObjectMeta: named("n1")}); err != nil {
 		t.Fatal(err)
 	}
 	n.do(task{kind: nodesChanged})

@@ -150,7 +150,7 @@ func (r *reporter) outdated() bool {
 
 // owner makes the object go with the Node, as the API has it now.
 func (r *reporter) owner() []metav1.OwnerReference {
-	node := r.sources.nodeObject(r.Node)
+	node := r.sources.node.Get(r.Node)
 	if node == nil {
 		return nil
 	}

@@ -149,7 +149,7 @@ func (r *reporter) ability(lacking string) {
 	before := r.lacks
 	r.lacks = lacking
 	r.mu.Unlock()
-	about := r.known(r.sources.node, r.Node)
+	about := r.sources.node.Get(r.Node)
 	switch {
 	case lacking == before || about == nil:
 	case lacking != "":

@@ -14,7 +14,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
 
 	"github.com/berth-lb/berth/bgp"
@@ -185,8 +184,8 @@ func TestReporter_compose(t *testing.T) {
 }
 
 func TestReporter_ability(t *testing.T) {
-	node := cache.NewSharedIndexInformer(nil, &corev1.Node{}, 0, nil)
-	if err := node.GetStore().Add(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}); err != nil {
+	node := newFakeNodes()
+	if err := node.store.Add(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}); err != nil {
 		t.Fatal(err)
 	}
 	recorder := events.NewFakeRecorder(8)

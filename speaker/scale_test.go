@@ -32,7 +32,7 @@ func largeNode(t testing.TB, nodes, groups int) node {
 		}
 	}
 	for i := range nodes {
-		add(n.sources.node.GetStore(), numberedNode(i))
+		add(nodesOf(n.sources), numberedNode(i))
 	}
 	racked := &v1alpha1.Selector{MatchLabels: map[string]string{"rack": "a"}}
 	segments := v1alpha1test.SelectsAll(&v1alpha1.SegmentAnnouncement{ObjectMeta: named("all")})
@@ -108,7 +108,7 @@ func BenchmarkNodeChange(b *testing.B) {
 				for i := 0; b.Loop(); i++ {
 					changed := numberedNode(1)
 					changed.Labels[c.label] = values[i%2]
-					if err := n.sources.node.GetStore().Update(changed); err != nil {
+					if err := nodesOf(n.sources).Update(changed); err != nil {
 						b.Fatal(err)
 					}
 					n.do(task{kind: nodesChanged})
@@ -139,7 +139,7 @@ func TestNodesChange(t *testing.T) {
 		if r.IntN(4) == 0 {
 			changed.Labels[corev1.LabelNodeExcludeBalancers] = ""
 		}
-		store := n.sources.node.GetStore()
+		store := nodesOf(n.sources)
 		update := store.Update
 		if changed.Name != n.Node && r.IntN(6) == 0 {
 			update = store.Delete

@@ -41,7 +41,7 @@ type sources struct {
 	service   cache.SharedIndexInformer
 	slice     cache.SharedIndexInformer // runs from when wanted is closed
 	apiServer cache.SharedIndexInformer // the EndpointSlices of the API server
-	node      cache.SharedIndexInformer
+	node      clusterNodes
 	secret    cache.SharedIndexInformer
 	status    cache.SharedIndexInformer // this speaker's Speaker
 	pool      cache.SharedIndexInformer
@@ -63,6 +63,15 @@ type sources struct {
 	daemonSet     cache.SharedIndexInformer
 	daemonSetKey  string
 	daemonSetSeen atomic.Bool
+}
+
+// clusterNodes are the Nodes of the cluster, which nodes.Nodes implements.
+type clusterNodes interface {
+	Get(name string) *corev1.Node // nil: there is none
+	All() []*corev1.Node
+	OnChange(h nodes.Handler) (stop func())
+	HasSynced() bool
+	Run(ctx context.Context) error
 }
 
 // byService indexes EndpointSlices by namespace/name of their Service.
@@ -128,9 +137,11 @@ func (s *sources) addObjects(o Options) (err error) {
 	}).Informer(nil); err != nil {
 		return err
 	}
-	s.node = nodes.NewSource(nodes.Config{
+	if s.node, err = nodes.New(nodes.Config{
 		Kubernetes: o.Kubernetes, Namespace: o.Namespace, Node: o.Node, Logger: o.Logger,
-	}).Informer()
+	}); err != nil {
+		return err
+	}
 	exposed := client.Compact[*discoveryv1.EndpointSlice]{
 		Client: discovery, Resource: "endpointslices",
 		New: func() *discoveryv1.EndpointSlice { return &discoveryv1.EndpointSlice{} },
@@ -228,9 +239,10 @@ func (s *sources) run(ctx context.Context) error {
 	for _, f := range s.factories {
 		f.StartWithContext(ctx)
 	}
-	for _, i := range append(s.settings, s.status, s.password, s.daemonSet, s.service, s.node, s.apiServer) {
+	for _, i := range append(s.settings, s.status, s.password, s.daemonSet, s.service, s.apiServer) {
 		group.Go(func() error { i.RunWithContext(ctx); return nil })
 	}
+	group.Go(func() error { return s.node.Run(ctx) })
 	group.Go(func() error { s.runSlices(ctx); return nil })
 	<-ctx.Done()
 	for _, f := range s.factories {
@@ -269,13 +281,13 @@ func (s *sources) fill(ctx context.Context) bool {
 }
 
 func (s *sources) synced() bool {
-	all := []cache.SharedIndexInformer{s.service, s.apiServer, s.node, s.secret, s.status, s.password}
+	all := []cache.SharedIndexInformer{s.service, s.apiServer, s.secret, s.status, s.password}
 	for _, i := range append(all, s.settings...) {
 		if !i.HasSynced() {
 			return false
 		}
 	}
-	return true
+	return s.node.HasSynced()
 }
 
 // byEndpoints reports whether who announces a Service may depend on where its endpoints are.
@@ -333,7 +345,7 @@ func (s *sources) view(key string, recordKeys [][]byte) plan.Service {
 
 // nodeUID returns the UID of a Node; false: there is none.
 func (s *sources) nodeUID(name string) (types.UID, bool) {
-	if node := s.nodeObject(name); node != nil {
+	if node := s.node.Get(name); node != nil {
 		return node.UID, true
 	}
 	return "", false
@@ -363,7 +375,7 @@ func (s *sources) slices(key string) []*discoveryv1.EndpointSlice {
 // nodes returns what plans need to know of the nodes.
 func (s *sources) nodes() map[string]plan.Node {
 	nodes := map[string]plan.Node{}
-	for _, n := range client.Stored[*corev1.Node](s.node) {
+	for _, n := range s.node.All() {
 		nodes[n.Name] = plan.Node{Labels: n.Labels, Excluded: candidate.Exclusion(n)}
 	}
 	return nodes
@@ -372,7 +384,7 @@ func (s *sources) nodes() map[string]plan.Node {
 // addresses returns the InternalIPs of all nodes.
 func (s *sources) addresses() map[string][]netip.Addr {
 	addresses := map[string][]netip.Addr{}
-	for _, n := range client.Stored[*corev1.Node](s.node) {
+	for _, n := range s.node.All() {
 		addresses[n.Name] = object.InternalIPs(n)
 	}
 	return addresses
@@ -388,19 +400,9 @@ func (s *sources) self(name string) *v1alpha1.Speaker {
 	return speaker
 }
 
-// nodeObject returns the Node of that name, or nil.
-func (s *sources) nodeObject(name string) *corev1.Node {
-	o, exists, err := s.node.GetStore().GetByKey(name)
-	node, ok := o.(*corev1.Node)
-	if err != nil || !exists || !ok {
-		return nil
-	}
-	return node
-}
-
 // nodeAddresses returns the InternalIPs of a node; none if there is no such node.
 func (s *sources) nodeAddresses(name string) []netip.Addr {
-	node := s.nodeObject(name)
+	node := s.node.Get(name)
 	if node == nil {
 		return nil
 	}
@@ -439,7 +441,7 @@ func (s *sources) proxied(addresses []netip.Addr) bool {
 
 // nodeReady reports whether the API calls the Node ready.
 func (s *sources) nodeReady(name string) bool {
-	node := s.nodeObject(name)
+	node := s.node.Get(name)
 	return node != nil && isReady(node)
 }
 

@@ -49,8 +49,8 @@ func TestPlanner_endpointsUnknown(t *testing.T) {
 		}
 	}
 	if err := errors.Join(
-		n.sources.node.GetStore().Add(&corev1.Node{ObjectMeta: named("n1")}),
-		n.sources.node.GetStore().Add(&corev1.Node{ObjectMeta: named("n2")}),
+		nodesOf(n.sources).Add(&corev1.Node{ObjectMeta: named("n1")}),
+		nodesOf(n.sources).Add(&corev1.Node{ObjectMeta: named("n2")}),
 		n.sources.pool.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.LoadBalancerPool{
 			ObjectMeta: named("ours"), Spec: v1alpha1.LoadBalancerPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.2.0/24"}},
 		})),

@@ -265,16 +265,9 @@ func (s *Speaker) cluster(ctx context.Context) string {
 // waitForNode waits until the API knows an InternalIP of this node.
 func (s *Speaker) waitForNode(ctx context.Context) (*corev1.Node, error) {
 	changed := async.NewSignal()
-	registration, err := s.sources.node.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { changed.Notify() }, UpdateFunc: func(any, any) { changed.Notify() },
-	})
-	if err != nil {
-		return nil, fmt.Errorf("watch Node %s: %w", s.Node, err)
-	}
-	defer func() { _ = s.sources.node.RemoveEventHandler(registration) }()
+	defer s.sources.node.OnChange(func(_, _ *corev1.Node) { changed.Notify() })()
 	for {
-		o, exists, err := s.sources.node.GetStore().GetByKey(s.Node)
-		if node, ok := o.(*corev1.Node); err == nil && exists && ok && len(object.InternalIPs(node)) > 0 {
+		if node := s.sources.node.Get(s.Node); node != nil && len(object.InternalIPs(node)) > 0 {
 			return node, nil
 		}
 		s.Logger.Info("waiting for the Node object and its InternalIP", "node", s.Node)

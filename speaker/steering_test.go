@@ -24,8 +24,8 @@ func TestPlanner_steering(t *testing.T) {
 	on2 := "n2"
 	slice.Endpoints[0].NodeName = &on2
 	if err := errors.Join(
-		n.sources.node.GetStore().Add(&corev1.Node{ObjectMeta: named("n1")}),
-		n.sources.node.GetStore().Add(&corev1.Node{ObjectMeta: named("n2")}),
+		nodesOf(n.sources).Add(&corev1.Node{ObjectMeta: named("n1")}),
+		nodesOf(n.sources).Add(&corev1.Node{ObjectMeta: named("n2")}),
 		n.sources.service.GetStore().Add(kept(service)),
 		n.sources.slice.GetStore().Add(kept(slice)),
 		n.sources.pool.GetStore().Add(v1alpha1test.SelectsAll(&v1alpha1.LoadBalancerPool{

@@ -3,10 +3,7 @@ package speaker
 import (
 	"net/netip"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/berth-lb/berth/config"
-	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/internal/links"
@@ -22,7 +19,7 @@ func (p *planner) reviewUsed() bool {
 	p.reporter.setNetwork(reportedNetwork(network, p.world.Snapshot))
 	p.steering.SetInterfaces(steer.Interfaces(network, p.pods()))
 	used := inuse.Compile(inuse.Sources{
-		Nodes:     client.Stored[*corev1.Node](p.sources.node),
+		Nodes:     p.sources.node.All(),
 		APIServer: p.sources.apiServers(),
 		Peers:     peerAddresses(p.world.Snapshot),
 		PodCIDRs:  p.PodCIDRs,

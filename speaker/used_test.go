@@ -83,7 +83,7 @@ func TestPlanner_reviewUsed(t *testing.T) {
 	}{
 		{
 			name:    "a Node",
-			do:      func() error { return p.sources.node.GetStore().Add(node) },
+			do:      func() error { return nodesOf(p.sources).Add(node) },
 			address: "192.0.2.12",
 		},
 		{
@@ -119,7 +119,7 @@ func TestPlanner_reviewUsed(t *testing.T) {
 	if use, _ := p.world.Used.Of(netip.MustParseAddr("10.244.2.7")); use.By != "in the pod CIDR 10.244.2.0/24 of node n2" {
 		t.Errorf("of a pod's address it says %q", use.By)
 	}
-	if err := p.sources.node.GetStore().Delete(node); err != nil {
+	if err := nodesOf(p.sources).Delete(node); err != nil {
 		t.Fatal(err)
 	}
 	if _, used := p.world.Used.Of(netip.MustParseAddr("192.0.2.12")); !p.reviewUsed() || !used {
@@ -142,7 +142,7 @@ func TestPlanner_do_addressInUse(t *testing.T) {
 			do: func(p node) error {
 				n2 := &corev1.Node{ObjectMeta: named("n2")}
 				n2.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}}
-				return p.sources.node.GetStore().Add(n2)
+				return nodesOf(p.sources).Add(n2)
 			},
 		},
 		{
@@ -163,7 +163,7 @@ func TestPlanner_do_addressInUse(t *testing.T) {
 		}
 		sign(p.planner, web, "192.0.2.1")
 		err := errors.Join(
-			p.sources.node.GetStore().Add(&corev1.Node{ObjectMeta: named("n1")}),
+			nodesOf(p.sources).Add(&corev1.Node{ObjectMeta: named("n1")}),
 			p.sources.pool.GetStore().Add(
 				v1alpha1test.SelectsAll(
 					&v1alpha1.LoadBalancerPool{

@@ -30,16 +30,6 @@ type Compact[T runtime.Object] struct {
 	Keep func(T) runtime.Object
 }
 
-// ListerWatcher lists and watches objects for an informer. Its lists have what is kept of them, its
-// watches the objects.
-type ListerWatcher interface {
-	cache.ListerWatcher
-	cache.ListerWatcherWithContext
-}
-
-// ListerWatcher returns what an informer reads from.
-func (c Compact[T]) ListerWatcher() ListerWatcher { return source[T]{c} }
-
 // Informer returns an informer, not running yet, whose cache has what is kept of the objects.
 func (c Compact[T]) Informer(indexers cache.Indexers) (cache.SharedIndexInformer, error) {
 	informer := cache.NewSharedIndexInformer(source[T]{c}, c.New(), 0, indexers)

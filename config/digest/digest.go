@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -24,13 +25,17 @@ const (
 	Every = 20 * time.Second
 	// Patience is how long speakers wait for a new one.
 	Patience = 3 * Every
+	// Format is raised when speakers need to read more of a Node than before. Those of a higher one
+	// do not rely on what a controller of a lower one published.
+	Format = 1
 
 	// shares is how many ConfigMaps the Nodes are spread over: with one, each change of a Node would
 	// send all others along. A version that has another number takes over from one that has this.
 	shares = 64
 
 	keyRenewed = "renewed"
-	keyNodes   = "nodes"
+	keyFormat  = "format"
+	keyShares  = "shares"
 )
 
 // Labels are those of all of these ConfigMaps.
@@ -59,32 +64,39 @@ func Shares() []string {
 
 func shareName(i int) string { return fmt.Sprintf("%s-%02d", Name, i) }
 
-// Heartbeat says that the other ConfigMaps have what the API had of Nodes when it was written.
+// IsShare reports whether a ConfigMap of that name has Nodes, of this version or another.
+func IsShare(name string) bool { return strings.HasPrefix(name, Name+"-") }
+
+// Heartbeat says that the other ConfigMaps have what the API had of Nodes some seconds before it
+// was written.
 type Heartbeat struct {
-	Renewed string // the time, which is compared with the one before
-	Nodes   int    // how many there are in all
+	Renewed string   // the time, which is compared with the one before
+	Format  int      // that of Encode
+	Shares  []string // the names of the other ConfigMaps
 }
 
 // NewHeartbeat returns the heartbeat of that time.
-func NewHeartbeat(now time.Time, nodes int) Heartbeat {
-	return Heartbeat{Renewed: now.UTC().Format(time.RFC3339Nano), Nodes: nodes}
+func NewHeartbeat(now time.Time, shares []string) Heartbeat {
+	return Heartbeat{Renewed: now.UTC().Format(time.RFC3339Nano), Format: Format, Shares: shares}
 }
 
 // Data returns what is in the ConfigMap.
 func (h Heartbeat) Data() map[string]string {
-	return map[string]string{keyRenewed: h.Renewed, keyNodes: strconv.Itoa(h.Nodes)}
+	return map[string]string{
+		keyRenewed: h.Renewed, keyFormat: strconv.Itoa(h.Format), keyShares: strings.Join(h.Shares, " "),
+	}
 }
 
 // HeartbeatIn returns the heartbeat in the data of the ConfigMap.
 func HeartbeatIn(data map[string]string) (Heartbeat, error) {
-	nodes, err := strconv.Atoi(data[keyNodes])
-	if err != nil || nodes < 0 {
-		return Heartbeat{}, fmt.Errorf("ConfigMap %s: %s is %q, not a number of Nodes", Name, keyNodes, data[keyNodes])
+	format, err := strconv.Atoi(data[keyFormat])
+	if err != nil {
+		return Heartbeat{}, fmt.Errorf("ConfigMap %s: %s is %q, not a number", Name, keyFormat, data[keyFormat])
 	}
 	if data[keyRenewed] == "" {
 		return Heartbeat{}, fmt.Errorf("ConfigMap %s: %s is missing", Name, keyRenewed)
 	}
-	return Heartbeat{Renewed: data[keyRenewed], Nodes: nodes}, nil
+	return Heartbeat{Renewed: data[keyRenewed], Format: format, Shares: strings.Fields(data[keyShares])}, nil
 }
 
 // Age returns how old the heartbeat is by this node's clock; false: that cannot be told, since the

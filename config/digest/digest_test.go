@@ -104,10 +104,10 @@ func TestShareIsOneOfShares(t *testing.T) {
 
 func TestHeartbeat(t *testing.T) {
 	now := time.Now()
-	h := NewHeartbeat(now, 3)
+	h := NewHeartbeat(now, Shares()[:2])
 	got, err := HeartbeatIn(h.Data())
-	if err != nil || got != h {
-		t.Errorf("read %+v (%v), want %+v", got, err, h)
+	if diff := cmp.Diff(h, got); err != nil || diff != "" {
+		t.Errorf("(-want +got): %v\n%s", err, diff)
 	}
 	if age, ok := got.Age(now.Add(time.Minute)); !ok || age != time.Minute {
 		t.Errorf("age %v, %v", age, ok)
@@ -115,7 +115,9 @@ func TestHeartbeat(t *testing.T) {
 	if age, ok := got.Age(now.Add(-time.Second)); ok {
 		t.Errorf("a heartbeat of the future is %v old", age)
 	}
-	for _, data := range []map[string]string{nil, {keyRenewed: "x"}, {keyNodes: "3"}, {keyRenewed: "x", keyNodes: "-1"}} {
+	for _, data := range []map[string]string{
+		nil, {keyRenewed: "x"}, {keyFormat: "3"}, {keyRenewed: "x", keyFormat: "one"},
+	} {
 		if got, err := HeartbeatIn(data); err == nil {
 			t.Errorf("%v is taken for %+v", data, got)
 		}

@@ -2,11 +2,12 @@ package nodedigest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
-	"strings"
+	"strconv"
 	"sync"
 	"time"
 
@@ -31,6 +32,11 @@ const (
 	passAtMost = 2 * time.Minute
 	// workers write at once.
 	workers = 4
+	// behind is how old what is published may be at a heartbeat. Without it, Nodes that change all the
+	// time would leave no moment for one.
+	behind = 5 * time.Second
+	// blind is for how long the watch of Nodes may have brought nothing: bookmarks come each minute.
+	blind = 3 * time.Minute
 )
 
 // Config of a Publisher. The informer of Nodes is run by the caller.
@@ -49,8 +55,22 @@ type Publisher struct {
 	queue   workqueue.TypedRateLimitingInterface[string] // of names of ConfigMaps
 
 	mu      sync.Mutex
-	pending map[string]bool      // what differs from the Nodes, or may
+	pending map[string]pending   // what differs from the Nodes, or may
 	written map[string]time.Time // when each was written last
+
+	beats []heartbeat // of beat: those written lately
+}
+
+// pending is for how long a ConfigMap has been pending, and how often it was asked for.
+type pending struct {
+	since time.Time
+	asked int
+}
+
+// heartbeat is when one was written, and the version that it got.
+type heartbeat struct {
+	at      time.Time
+	version uint64
 }
 
 // byShare indexes Nodes by the ConfigMap that they are in.
@@ -68,7 +88,7 @@ func New(c Config) (*Publisher, error) {
 			workqueue.NewTypedItemExponentialFailureRateLimiter[string](10*time.Millisecond, 30*time.Second),
 			workqueue.TypedRateLimitingQueueConfig[string]{Name: "node-digests"},
 		),
-		pending: map[string]bool{},
+		pending: map[string]pending{},
 		written: map[string]time.Time{},
 	}
 	return p, p.follow()
@@ -129,7 +149,12 @@ func text(node *corev1.Node) string {
 
 func (p *Publisher) enqueue(name string) {
 	p.mu.Lock()
-	p.pending[name] = true
+	its, known := p.pending[name]
+	if !known {
+		its.since = time.Now()
+	}
+	its.asked++
+	p.pending[name] = its
 	p.mu.Unlock()
 	p.queue.Add(name)
 }
@@ -188,7 +213,13 @@ func (p *Publisher) work(ctx context.Context, name string) {
 // failed says that a write failed, unless that ends by itself.
 func (p *Publisher) failed(ctx context.Context, name string, err error) {
 	if ctx.Err() == nil && !apierrors.IsConflict(err) {
-		p.Logger.Warn("what speakers need of Nodes was not published; will be tried again", "configMap", name, "error", err)
+		p.Logger.Warn(
+			"what speakers need of Nodes was not published; will be tried again",
+			"configMap",
+			name,
+			"error",
+			err,
+		)
 	}
 }
 
@@ -196,22 +227,24 @@ func (p *Publisher) failed(ctx context.Context, name string, err error) {
 // returns how long that is to wait.
 func (p *Publisher) publish(ctx context.Context, name string) (time.Duration, error) {
 	p.mu.Lock()
-	wait := spacing - time.Since(p.written[name])
-	if wait <= 0 {
-		delete(p.pending, name) // before the Nodes are read: what changes from now on is pending again
-	}
+	wait, before := spacing-time.Since(p.written[name]), p.pending[name]
 	p.mu.Unlock()
 	if wait > 0 {
 		return wait, nil
 	}
+	begun := time.Now()
 	wrote, err := p.write(ctx, name)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err != nil {
-		p.pending[name] = true
-	}
 	if wrote {
 		p.written[name] = time.Now()
+	}
+	switch now := p.pending[name]; {
+	case err != nil:
+	case now.asked == before.asked:
+		delete(p.pending, name)
+	default: // it was asked for again in the meantime, and is in the queue again
+		p.pending[name] = pending{since: begun, asked: now.asked}
 	}
 	return 0, err
 }
@@ -223,7 +256,7 @@ func (p *Publisher) write(ctx context.Context, name string) (bool, error) {
 		return false, err
 	}
 	if !slices.Contains(digest.Shares(), name) {
-		if before == nil || !strings.HasPrefix(name, digest.Name+"-") {
+		if before == nil || !digest.IsShare(name) {
 			return false, nil // gone, or somebody's who took our labels
 		}
 		err := p.Kubernetes.CoreV1().ConfigMaps(p.Namespace).Delete(ctx, name, metav1.DeleteOptions{})
@@ -233,32 +266,43 @@ func (p *Publisher) write(ctx context.Context, name string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return p.put(ctx, before, name, data)
+	after, err := p.put(ctx, before, name, data)
+	return after != nil, err
 }
 
-// put writes a ConfigMap unless it is so already, and reports whether it did.
+// put writes a ConfigMap unless it is so already, and returns what it wrote.
 func (p *Publisher) put(
 	ctx context.Context, before *corev1.ConfigMap, name string, data map[string]string,
-) (bool, error) {
+) (*corev1.ConfigMap, error) {
 	its := p.Kubernetes.CoreV1().ConfigMaps(p.Namespace)
 	switch {
 	case before == nil && len(data) == 0:
-		return false, nil
+		return nil, nil
 	case before == nil:
 		fresh := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: digest.Labels()}, Data: data}
-		_, err := its.Create(ctx, fresh, metav1.CreateOptions{})
+		created, err := its.Create(ctx, fresh, metav1.CreateOptions{})
 		if apierrors.IsAlreadyExists(err) { // somebody took its labels away
-			_, err = its.Update(ctx, fresh, metav1.UpdateOptions{})
+			return its.Update(ctx, fresh, metav1.UpdateOptions{})
 		}
-		return true, err
+		return created, err
 	case maps.Equal(before.Data, data) && len(before.BinaryData) == 0:
-		return false, nil
+		return nil, nil
 	}
 	after := before.DeepCopy()
 	after.Data, after.BinaryData = data, nil
-	_, err := its.Update(ctx, after, metav1.UpdateOptions{})
-	return true, err
+	if before.Immutable != nil && *before.Immutable { // somebody made it so
+		err := its.Delete(
+			ctx,
+			name,
+			metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(before.UID))},
+		)
+		return before, errors.Join(err, errAgain)
+	}
+	return its.Update(ctx, after, metav1.UpdateOptions{})
 }
+
+// errAgain has a ConfigMap made again that was deleted to be changed.
+var errAgain = errors.New("it was immutable, and is made again")
 
 // stored returns the ConfigMap as the cache has it, or nil.
 func (p *Publisher) stored(name string) (*corev1.ConfigMap, error) {
@@ -294,9 +338,9 @@ func (p *Publisher) data(name string) (map[string]string, error) {
 func (p *Publisher) beat(ctx context.Context) error {
 	for {
 		next := digest.Every
-		if settled, nodes := p.settled(); !settled {
+		if now := time.Now(); !p.settled(now) || !p.sees(now) {
 			next = spacing
-		} else if err := p.renew(ctx, nodes); err != nil {
+		} else if err := p.renew(ctx, now); err != nil {
 			next = spacing
 			p.failed(ctx, digest.Name, err)
 		}
@@ -306,26 +350,58 @@ func (p *Publisher) beat(ctx context.Context) error {
 	}
 }
 
-// settled reports whether everything is published, and how many Nodes that are.
-func (p *Publisher) settled() (bool, int) {
-	published := 0
-	for _, name := range digest.Shares() {
-		if m, err := p.stored(name); err == nil && m != nil {
-			published += len(m.Data)
-		}
-	}
+// settled reports whether everything is published that is not quite new; at first, everything.
+func (p *Publisher) settled(now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.pending) == 0 && published == len(p.Nodes.GetStore().ListKeys()), published
+	for _, its := range p.pending {
+		if len(p.beats) == 0 || now.Sub(its.since) >= behind {
+			return false
+		}
+	}
+	return true
 }
 
-func (p *Publisher) renew(ctx context.Context, nodes int) error {
+// sees reports whether the watch of Nodes brings what is new: its version is past that of a
+// heartbeat of some minutes ago. Versions of different resources are compared, which one storage
+// allows; where that is not so, or they are no numbers, this cannot be told.
+func (p *Publisher) sees(now time.Time) bool {
+	version, err := strconv.ParseUint(p.Nodes.LastSyncResourceVersion(), 10, 64)
+	if err != nil {
+		return true
+	}
+	sees := true
+	for _, b := range p.beats {
+		if now.Sub(b.at) >= blind {
+			sees = b.version <= version
+		}
+	}
+	return sees
+}
+
+// renew writes the heartbeat.
+func (p *Publisher) renew(ctx context.Context, now time.Time) error {
 	before, err := p.stored(digest.Name)
 	if err != nil {
 		return err
 	}
-	_, err = p.put(ctx, before, digest.Name, digest.NewHeartbeat(time.Now(), nodes).Data())
-	return err
+	var shares []string
+	for _, name := range digest.Shares() {
+		if m, err := p.stored(name); err == nil && m != nil {
+			shares = append(shares, name)
+		}
+	}
+	after, err := p.put(ctx, before, digest.Name, digest.NewHeartbeat(now, shares).Data())
+	if err != nil {
+		return err
+	}
+	version, err := strconv.ParseUint(after.ResourceVersion, 10, 64)
+	if err != nil {
+		version = 0 // it is before any
+	}
+	p.beats = append(p.beats, heartbeat{now, version})
+	p.beats = p.beats[max(0, len(p.beats)-int(2*blind/digest.Every)):]
+	return nil
 }
 
 func ignoreNotFound(err error) error {

@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/cache"
 
 	"github.com/berth-lb/berth/config/digest"
 )
@@ -80,10 +81,12 @@ func lead(t *testing.T, objects []runtime.Object, test func(*testing.T, *scene))
 
 // wants checks what is published of Nodes, and the heartbeat: its age is within that of the newest
 // there can be, or there is none if it says so.
-func (s *scene) wants(t *testing.T, fresh bool, nodes ...*corev1.Node) digest.Heartbeat {
+func (s *scene) wants(t *testing.T, fresh bool, nodes ...*corev1.Node) {
 	t.Helper()
 	synctest.Wait()
-	list, err := s.CoreV1().ConfigMaps(namespace).List(t.Context(), metav1.ListOptions{LabelSelector: digest.Selector()})
+	list, err := s.CoreV1().
+		ConfigMaps(namespace).
+		List(t.Context(), metav1.ListOptions{LabelSelector: digest.Selector()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,10 +115,15 @@ func (s *scene) wants(t *testing.T, fresh bool, nodes ...*corev1.Node) digest.He
 	if is := known && age <= digest.Every; is != fresh {
 		t.Errorf("the heartbeat is %v old (%v), fresh: want %v", age, known, fresh)
 	}
-	if fresh && heartbeat.Nodes != len(nodes) {
-		t.Errorf("the heartbeat is of %d Nodes, want %d", heartbeat.Nodes, len(nodes))
+	var shares []string
+	for _, m := range list.Items {
+		if m.Name != digest.Name {
+			shares = append(shares, m.Name)
+		}
 	}
-	return heartbeat
+	if slices.Sort(shares); fresh && !slices.Equal(heartbeat.Shares, shares) {
+		t.Errorf("the heartbeat says %v, want %v", heartbeat.Shares, shares)
+	}
 }
 
 func node(name, label string) *corev1.Node {
@@ -144,6 +152,7 @@ func TestPublisher(t *testing.T) {
 		must(its.Update(t.Context(), &corev1.ConfigMap{
 			ObjectMeta: metav1.ObjectMeta{Name: digest.Share("n1"), Namespace: namespace, Labels: digest.Labels()},
 			Data:       map[string]string{"n1": "{}", "n9": "{}"},
+			Immutable:  new(true),
 		}, metav1.UpdateOptions{}))
 		must(nil, its.Delete(t.Context(), digest.Share("n3"), metav1.DeleteOptions{}))
 		must(its.Create(t.Context(), &corev1.ConfigMap{
@@ -202,4 +211,58 @@ func TestPublisher_failing(t *testing.T) {
 		<-time.After(40 * time.Second) // the longest pause between two attempts is 30 s
 		s.wants(t, true, node("n1", "2"), node("n2", "1"))
 	})
+}
+
+// noted is an informer whose watch has brought a version.
+type noted struct {
+	cache.SharedIndexInformer
+	version string
+}
+
+func (n noted) LastSyncResourceVersion() string { return n.version }
+
+// A controller whose watch of Nodes brings nothing does not say that all is up to date.
+func TestPublisher_sees(t *testing.T) {
+	now := time.Now()
+	for _, c := range []struct {
+		version string
+		beats   []heartbeat
+		want    bool
+	}{
+		{version: "5", want: true},
+		{version: "5", beats: []heartbeat{{now.Add(-blind + time.Second), 9}}, want: true},
+		{version: "5", beats: []heartbeat{{now.Add(-blind), 9}}},
+		{version: "9", beats: []heartbeat{{now.Add(-blind), 9}}, want: true},
+		{version: "8", beats: []heartbeat{{now.Add(-2 * blind), 7}, {now.Add(-blind), 9}, {now, 12}}},
+		{version: "10", beats: []heartbeat{{now.Add(-2 * blind), 7}, {now.Add(-blind), 9}, {now, 12}}, want: true},
+		{version: "no number", beats: []heartbeat{{now.Add(-blind), 9}}, want: true},
+	} {
+		p := &Publisher{Config: Config{Nodes: noted{version: c.version}}, beats: c.beats}
+		if got := p.sees(now); got != c.want {
+			t.Errorf("version %s, %v: sees %v, want %v", c.version, c.beats, got, c.want)
+		}
+	}
+}
+
+// What could not be written for some seconds is no longer up to date, and before the first
+// heartbeat nothing may be missing.
+func TestPublisher_settled(t *testing.T) {
+	now := time.Now()
+	for _, c := range []struct {
+		since time.Duration
+		beats []heartbeat
+		want  bool
+	}{
+		{since: time.Second},
+		{since: behind - 1, beats: []heartbeat{{}}, want: true},
+		{since: behind, beats: []heartbeat{{}}},
+	} {
+		p := &Publisher{
+			beats:   c.beats,
+			pending: map[string]pending{"a": {since: now}, "b": {since: now.Add(-c.since)}},
+		}
+		if got := p.settled(now); got != c.want {
+			t.Errorf("pending for %v, %d beats: settled %v, want %v", c.since, len(c.beats), got, c.want)
+		}
+	}
 }

@@ -17,7 +17,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/cache"
 
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/digest"
@@ -27,9 +26,9 @@ import (
 
 // nodeWatcher is what a speaker knows of Nodes, and how it came to know it.
 type nodeWatcher struct {
-	cache.SharedIndexInformer
+	*nodes.Nodes
 	mu      sync.Mutex
-	sources []string // full or published, in turn
+	sources []string // whether it watched all Nodes, in turn
 	deleted []string
 }
 
@@ -37,7 +36,7 @@ type nodeWatcher struct {
 func (w *nodeWatcher) Write(line []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, from := range []string{"inFull=true", "inFull=false"} {
+	for _, from := range []string{watchesAll, readsPublished} {
 		if strings.Contains(string(line), from) {
 			w.sources = append(w.sources, from)
 		}
@@ -45,26 +44,33 @@ func (w *nodeWatcher) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
+// What the log says of where Nodes are from.
+const watchesAll, readsPublished = "all=true", "all=false"
+
 // watchNodes watches Nodes as the speaker of a node does, with its rights.
 func watchNodes(t *testing.T, node string) *nodeWatcher {
 	t.Helper()
 	set, err := kubernetes.NewForConfig(configOf(t, "berth-speaker", nil))
 	must(t, err)
 	w := &nodeWatcher{}
-	w.SharedIndexInformer = nodes.NewSource(nodes.Config{
+	w.Nodes, err = nodes.New(nodes.Config{
 		Kubernetes: set, Namespace: stage.Namespace, Node: node, Logger: slog.New(slog.NewTextHandler(w, nil)),
-	}).Informer()
-	_, err = w.AddEventHandler(cache.ResourceEventHandlerFuncs{DeleteFunc: func(o any) {
-		if key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(o); err == nil {
+	})
+	must(t, err)
+	w.OnChange(func(before, after *corev1.Node) {
+		if after == nil {
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			w.deleted = append(w.deleted, key)
+			w.deleted = append(w.deleted, before.Name)
 		}
-	}})
-	must(t, err)
+	})
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	var running sync.WaitGroup
-	running.Go(func() { w.RunWithContext(ctx) })
+	running.Go(func() {
+		if err := w.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
 	t.Cleanup(func() { cancel(); running.Wait() })
 	return w
 }
@@ -82,8 +88,7 @@ func (w *nodeWatcher) awaitEqual(t *testing.T, what string) {
 			want[n.Name] = versionless(candidate.SlimNode(&n))
 		}
 		got := map[string]*corev1.Node{}
-		for _, o := range w.GetStore().List() {
-			n := o.(*corev1.Node)
+		for _, n := range w.All() {
 			got[n.Name] = versionless(n.DeepCopy())
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
@@ -123,6 +128,10 @@ func TestNodesArePublished(t *testing.T) {
 		others[0] += "a"
 	}
 	core := scene.Kubernetes.CoreV1()
+	maps := core.ConfigMaps(stage.Namespace)
+	must(t, maps.DeleteCollection( // of controllers that ended a moment ago
+		t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: digest.Selector()},
+	))
 	create := func(name string) {
 		t.Helper()
 		_, err := core.Nodes().Create(t.Context(), &corev1.Node{
@@ -141,7 +150,7 @@ func TestNodesArePublished(t *testing.T) {
 	create(others[0])
 	before := watchNodes(t, own)
 	before.awaitEqual(t, "without a controller")
-	before.awaitSources(t, "inFull=true")
+	before.awaitSources(t, watchesAll)
 	patch := func(name, text string, into ...string) {
 		t.Helper()
 		_, err := core.Nodes().Patch(
@@ -151,7 +160,7 @@ func TestNodesArePublished(t *testing.T) {
 	}
 
 	first := start(t)
-	before.awaitSources(t, "inFull=true", "inFull=false")
+	before.awaitSources(t, watchesAll, readsPublished)
 	after := watchNodes(t, own)
 	after.awaitEqual(t, "with a controller")
 	create(others[1])
@@ -171,7 +180,6 @@ func TestNodesArePublished(t *testing.T) {
 
 	// Another controller goes on, and puts right what others deleted or changed in between.
 	first.stop()
-	maps := core.ConfigMaps(stage.Namespace)
 	must(t, maps.Delete(t.Context(), digest.Share(own), metav1.DeleteOptions{}))
 	_, err := maps.Patch(t.Context(), digest.Share(others[0]), types.MergePatchType,
 		[]byte(`{"data": {"`+others[0]+`": "{}"}, "metadata": {"labels": null}}`), metav1.PatchOptions{})
@@ -181,7 +189,8 @@ func TestNodesArePublished(t *testing.T) {
 	for _, w := range []*nodeWatcher{before, after} {
 		w.awaitEqual(t, "with another controller")
 	}
-	before.awaitSources(t, "inFull=true", "inFull=false", "inFull=true", "inFull=false")
+	before.awaitSources(t, watchesAll, readsPublished)
+	after.awaitSources(t, readsPublished)
 	for _, w := range []*nodeWatcher{before, after} {
 		w.awaitEqual(t, "at the end")
 		w.mu.Lock()

@@ -33,11 +33,9 @@ type times struct {
 	patience  time.Duration // with refusals: an API server that has just started does not know all rights yet
 }
 
-// watching is a watch that has to be open.
-type watching struct {
-	since time.Time // zero: it is not open
-	turn  *Turn     // nil: it is needed for as long as the process runs
-}
+// unasked is for how long a resource that was refused was not asked for if it is not needed any
+// more: informers try again within a minute.
+const unasked = 3 * time.Minute
 
 // Listener hears about the contact. The calls come from one goroutine.
 type Listener interface {
@@ -54,8 +52,8 @@ type Listener interface {
 // process through Transport.
 type Monitor struct {
 	mu      sync.Mutex
-	watches map[string]watching // guarded by mu; by key
-	refused map[string]refusal  // guarded by mu; by key
+	watches map[string]time.Time // guarded by mu; since when each is open, zero: it is not
+	refused map[string]refusal   // guarded by mu; by key
 	at      prometheus.Gauge
 	times   times
 }
@@ -68,7 +66,7 @@ func New(registerer prometheus.Registerer) (*Monitor, error) {
 			every: 3 * time.Second, atMost: 2 * time.Second, settled: time.Second, lostAfter: 8 * time.Second,
 			patience: 5 * time.Second,
 		},
-		watches: map[string]watching{},
+		watches: map[string]time.Time{},
 		refused: map[string]refusal{},
 		at: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "berth_api_confirmed_timestamp_seconds",
@@ -91,18 +89,6 @@ type aside struct{}
 // desired state.
 func Aside(ctx context.Context) context.Context { return context.WithValue(ctx, aside{}, true) }
 
-// Turn is one of several ways to get the same objects, each by watches of its own. Those of an
-// earlier turn have to be open until one of the next is.
-type Turn struct{ before *Turn }
-
-// Next returns the turn after this one, which may be nil.
-func (t *Turn) Next() *Turn { return &Turn{before: t} }
-
-type turn struct{}
-
-// With returns a context for the watches of the turn.
-func (t *Turn) With(ctx context.Context) context.Context { return context.WithValue(ctx, turn{}, t) }
-
 type transport struct {
 	*Monitor
 	next http.RoundTripper
@@ -117,12 +103,14 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	key := keyOf(r.URL.Path, query)
 	counts := watches && r.Context().Value(aside{}) == nil
-	its, _ := r.Context().Value(turn{}).(*Turn)
 	if counts {
-		t.set(key, watching{turn: its})
+		t.set(key, time.Time{})
 	}
 	response, err := t.next.RoundTrip(r)
 	if err != nil {
+		if counts && r.Context().Err() != nil {
+			t.forget(key)
+		}
 		return response, err
 	}
 	t.answered(key, path.Base(r.URL.Path), response.StatusCode)
@@ -131,8 +119,14 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	b := &body{
 		ReadCloser: response.Body,
-		begins:     func() { t.set(key, watching{time.Now(), its}) },
-		ended:      func() { t.end(key, its) },
+		begins:     func() { t.set(key, time.Now()) },
+		ended: func() {
+			if r.Context().Err() != nil {
+				t.forget(key)
+			} else {
+				t.set(key, time.Time{})
+			}
+		},
 	}
 	if b.initial = query.Get("sendInitialEvents") == "true"; !b.initial {
 		b.begins()
@@ -146,34 +140,25 @@ func keyOf(path string, query url.Values) string {
 	return path + "?" + query.Get("labelSelector") + "&" + query.Get("fieldSelector")
 }
 
-// set notes how it is about a watch. One that opens ends the turns before its own.
-func (m *Monitor) set(key string, now watching) {
+func (m *Monitor) set(key string, since time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.watches[key] = now
-	if now.turn == nil || now.since.IsZero() {
-		return
-	}
-	for before := now.turn.before; before != nil; before = before.before {
-		maps.DeleteFunc(m.watches, func(_ string, w watching) bool { return w.turn == before })
-	}
-	now.turn.before = nil
+	m.watches[key] = since
 }
 
-// end notes that a watch ended, unless it is of a turn that did.
-func (m *Monitor) end(key string, its *Turn) {
+// forget notes that this process does not want a watch any longer.
+func (m *Monitor) forget(key string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if w, known := m.watches[key]; known && w.turn == its {
-		m.watches[key] = watching{turn: its}
-	}
+	delete(m.watches, key)
+	delete(m.refused, key)
 }
 
 // refusal is the answer of an API server that does not show a resource.
 type refusal struct {
-	resource string
-	status   int
-	since    time.Time
+	resource    string
+	status      int
+	since, last time.Time
 }
 
 // answered notes how the API server answered a list or a watch. What it answers when it has much to
@@ -187,7 +172,7 @@ func (m *Monitor) answered(key, resource string, status int) {
 		if since.IsZero() {
 			since = time.Now()
 		}
-		m.refused[key] = refusal{resource, status, since}
+		m.refused[key] = refusal{resource, status, since, time.Now()}
 	case http.StatusOK:
 		delete(m.refused, key)
 	}
@@ -198,8 +183,11 @@ func (m *Monitor) refusals(now time.Time) map[string]int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	resources := map[string]int{}
-	for _, r := range m.refused {
-		if now.Sub(r.since) >= m.times.patience {
+	for key, r := range m.refused {
+		switch {
+		case now.Sub(r.last) >= unasked:
+			delete(m.refused, key)
+		case now.Sub(r.since) >= m.times.patience:
 			resources[r.resource] = r.status
 		}
 	}
@@ -247,8 +235,8 @@ func (b *body) Close() error {
 func (m *Monitor) open(now time.Time) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, w := range m.watches {
-		if w.since.IsZero() || now.Sub(w.since) < m.times.settled {
+	for _, since := range m.watches {
+		if since.IsZero() || now.Sub(since) < m.times.settled {
 			return false
 		}
 	}

@@ -1,10 +1,11 @@
 package nodes
 
 import (
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/watch"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config/digest"
 )
@@ -12,36 +13,27 @@ import (
 // heard is the last heartbeat.
 type heard struct {
 	digest.Heartbeat
-	at time.Time // when it was new, by this node's clock; zero: it was old when it was first seen
+	late bool // it is too old, and there is no newer one
 }
 
 // note notes the heartbeat that there is.
 func (h *heard) note(now digest.Heartbeat, at time.Time) {
-	if now.Renewed == h.Renewed {
-		h.Nodes = now.Nodes
-		return
+	switch age, known := now.Age(at); {
+	case now.Renewed == h.Renewed:
+	case h.Renewed == "":
+		// Only the clock of the controller says how long it has been there. If it is too far from ours,
+		// the next heartbeat tells.
+		h.late = !known || age >= digest.Patience
+	default:
+		h.late = false
 	}
-	first := h.Renewed == ""
-	h.Heartbeat, h.at = now, at
-	if !first {
-		return
-	}
-	// Nobody knows how long it has been there but the clock of the controller. If it is too far from
-	// ours, the next heartbeat tells.
-	if age, ok := now.Age(at); ok {
-		h.at = at.Add(-age)
-	} else {
-		h.at = time.Time{}
-	}
+	h.Heartbeat = now
 }
-
-// late reports whether the next one should have come by now.
-func (h *heard) late(now time.Time, patience time.Duration) bool { return now.Sub(h.at) >= patience }
 
 // published is what there is of Nodes in ConfigMaps.
 type published struct {
 	nodes  map[string]digested
-	unread map[string]bool // names of ConfigMaps with something that cannot be read
+	shares map[string]bool // names of ConfigMaps; false: it has something that cannot be read
 }
 
 // digested is a Node, and where it is from.
@@ -52,13 +44,16 @@ type digested struct {
 }
 
 func newPublished() *published {
-	return &published{nodes: map[string]digested{}, unread: map[string]bool{}}
+	return &published{nodes: map[string]digested{}, shares: map[string]bool{}}
 }
 
-// put replaces what is known by a ConfigMap, and returns the events of Nodes that this makes. What
-// cannot be read is left as it was, with an error.
-func (p *published) put(m *corev1.ConfigMap) (events []watch.Event, err error) {
-	delete(p.unread, m.Name)
+// put replaces what is known by a ConfigMap, and returns the names of Nodes that this concerns.
+// What cannot be read is left as it was, with an error.
+func (p *published) put(m *corev1.ConfigMap) (names []string, err error) {
+	if !digest.IsShare(m.Name) {
+		return nil, nil // somebody took our labels
+	}
+	p.shares[m.Name] = true
 	for name, text := range m.Data {
 		before, known := p.nodes[name]
 		if known && before.text == text {
@@ -68,23 +63,38 @@ func (p *published) put(m *corev1.ConfigMap) (events []watch.Event, err error) {
 		}
 		node, bad := digest.Decode(name, text)
 		if bad != nil {
-			err, p.unread[m.Name] = bad, true
+			err, p.shares[m.Name] = bad, false
 			continue
 		}
 		node.ResourceVersion = m.ResourceVersion
 		p.nodes[name] = digested{node: node, from: m.Name, text: text}
-		kind := watch.Added
-		if known {
-			kind = watch.Modified
-		}
-		events = append(events, watch.Event{Type: kind, Object: node})
+		names = append(names, name)
 	}
 	for name, its := range p.nodes {
 		// A Node may have come to be in another one.
 		if _, still := m.Data[name]; !still && its.from == m.Name {
 			delete(p.nodes, name)
-			events = append(events, watch.Event{Type: watch.Deleted, Object: its.node})
+			names = append(names, name)
 		}
 	}
-	return events, err
+	return names, err
+}
+
+// keep forgets the ConfigMaps that are none of these and are gone, and returns the names of Nodes
+// that go with them.
+func (p *published) keep(shares []string, there func(share string) bool) (names []string) {
+	for share := range p.shares {
+		if slices.Contains(shares, share) || there(share) {
+			continue
+		}
+		gone, _ := p.put(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: share}}) // it has nothing to read
+		names = append(names, gone...)
+		delete(p.shares, share)
+	}
+	return names
+}
+
+// complete reports whether all of these ConfigMaps were read.
+func (p *published) complete(shares []string) bool {
+	return !slices.ContainsFunc(shares, func(share string) bool { return !p.shares[share] })
 }
