@@ -321,7 +321,7 @@ func (p *Publisher) stored(name string) (*corev1.ConfigMap, error) {
 func (p *Publisher) data(name string) (map[string]string, error) {
 	found, err := p.Nodes.GetIndexer().ByIndex(byShare, name)
 	if err != nil {
-		return nil, fmt.Errorf("Nodes of ConfigMap %s: %w", name, err)
+		return nil, fmt.Errorf("read the Nodes of ConfigMap %s: %w", name, err)
 	}
 	data := map[string]string{}
 	for _, o := range found {
