@@ -159,8 +159,18 @@ func TestNodesArePublished(t *testing.T) {
 		must(t, err)
 	}
 
+	// Of a version that spreads Nodes over more.
+	more := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: digest.Name + "-more", Labels: digest.Labels()}}
+	_, err := maps.Create(t.Context(), more, metav1.CreateOptions{})
+	must(t, err)
 	first := start(t)
 	before.awaitSources(t, watchesAll, readsPublished)
+	must(t, stage.Eventually(t.Context(), patience, func(ctx context.Context) error {
+		if _, err := maps.Get(ctx, more.Name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("ConfigMap %s is there: %w", more.Name, err)
+		}
+		return nil
+	}))
 	after := watchNodes(t, own)
 	after.awaitEqual(t, "with a controller")
 	create(others[1])
@@ -181,7 +191,7 @@ func TestNodesArePublished(t *testing.T) {
 	// Another controller goes on, and puts right what others deleted or changed in between.
 	first.stop()
 	must(t, maps.Delete(t.Context(), digest.Share(own), metav1.DeleteOptions{}))
-	_, err := maps.Patch(t.Context(), digest.Share(others[0]), types.MergePatchType,
+	_, err = maps.Patch(t.Context(), digest.Share(others[0]), types.MergePatchType,
 		[]byte(`{"data": {"`+others[0]+`": "{}"}, "metadata": {"labels": null}}`), metav1.PatchOptions{})
 	must(t, err)
 	patch(others[0], `{"metadata": {"labels": {"example.com/rack": "3"}}}`)

@@ -9,6 +9,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/berth-lb/berth/config/digest"
@@ -158,15 +159,19 @@ func (n *Nodes) decideOnce(ctx context.Context, running *sync.WaitGroup, known c
 func (n *Nodes) ask(ctx context.Context, missing int) int {
 	ctx, cancel := context.WithTimeout(ctx, digest.Every)
 	defer cancel()
-	m, err := n.Kubernetes.CoreV1().ConfigMaps(n.Namespace).Get(ctx, digest.Name, metav1.GetOptions{})
+	found, err := n.Kubernetes.CoreV1().ConfigMaps(n.Namespace).List(ctx, metav1.ListOptions{
+		FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, digest.Name).String(),
+	})
 	switch {
 	case apierrors.IsNotFound(err) || apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err):
 		return missing + countsMissing
 	case err != nil:
 		return 0
 	}
-	if h, err := digest.HeartbeatIn(m.Data); err == nil && h.Renewed != n.beats() {
-		return missing + countsBehind
+	for _, m := range found.Items {
+		if h, err := digest.HeartbeatIn(m.Data); err == nil && h.Renewed != n.beats() {
+			return missing + countsBehind
+		}
 	}
 	return missing + countsMissing
 }

@@ -205,13 +205,17 @@ func begin(t *testing.T, prepare func(*api), test func(*testing.T, *scene)) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &api{Clientset: fake.NewClientset(), objects: map[string]metav1.Object{}, watchers: map[*viewer]bool{}}
 		prepare(a)
-		a.PrependReactor("get", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
+		a.PrependReactor("list", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			if err := (view{api: a, shows: isConfigMap}).trouble(); err != nil {
 				return true, nil, err
 			}
-			return true, a.objects[digest.Name].(*corev1.ConfigMap).DeepCopy(), nil
+			list := &corev1.ConfigMapList{}
+			if m, ok := a.objects[digest.Name].(*corev1.ConfigMap); ok {
+				list.Items = append(list.Items, *m)
+			}
+			return true, list, nil
 		})
 		n := newNodes(
 			Config{Kubernetes: a, Namespace: "berth-system", Node: "n1", Logger: slog.New(slog.DiscardHandler)},
