@@ -79,7 +79,10 @@ func New(c Config) (*Nodes, error) {
 		Client: core, Resource: "configmaps", Namespace: c.Namespace,
 		New:    func() *corev1.ConfigMap { return &corev1.ConfigMap{} },
 		Select: func(o *metav1.ListOptions) { o.LabelSelector = digest.Selector() },
-		Keep:   func(m *corev1.ConfigMap) runtime.Object { return m },
+		Keep: func(m *corev1.ConfigMap) runtime.Object {
+			m.ManagedFields = nil
+			return m
+		},
 	}.Informer(nil)
 	if err != nil {
 		return nil, err
