@@ -44,6 +44,7 @@ type planner struct {
 	groups    *plan.Groups
 	world     plan.World
 	asked     map[string]string                      // values of the annotation rebalance, by SegmentAnnouncement
+	balanced  map[string]time.Time                   // when the addresses of each were last rebalanced
 	wanted    map[string]map[netip.Addr]plan.Segment // what layer 2 knows, by group
 	electors  map[string]plan.Electors               // by group
 	waiting   map[string]bool                        // Services that are looked at when endpoints are known
@@ -107,6 +108,7 @@ func newPlanner(o Options, s *sources, d drivers, r *reporter, routerID netip.Ad
 	p := &planner{
 		Options: o, drivers: d, sources: s, reporter: r, routerID: routerID,
 		unasked:  retain.Missing{Resource: speakersResource},
+		balanced: map[string]time.Time{},
 		tasks:    workqueue.NewTypedDelayingQueue[task](),
 		groups:   plan.NewGroups(),
 		wanted:   map[string]map[netip.Addr]plan.Segment{},
@@ -370,6 +372,7 @@ func (p *planner) do(t task) {
 		if used || !reflect.DeepEqual(nodes, p.world.Nodes) {
 			p.nodesChanged(nodes, used)
 			p.reviewState()
+			p.rebalanceAgain()
 		}
 	case keyChanged:
 		p.reviewKey()
@@ -657,12 +660,33 @@ func (p *planner) rebalance() {
 			continue
 		}
 		p.Logger.Info("rebalancing", "segmentannouncement", name)
-		for _, wanted := range p.wanted {
-			for address, segment := range wanted {
-				if slices.Contains(segment.AnnouncementNames, name) {
-					p.l2.Rebalance(address)
-				}
+		p.balanced[name] = time.Now()
+		p.rebalanceOf(name)
+	}
+}
+
+// rebalanceOf moves the addresses of a SegmentAnnouncement to the nodes that come first for them.
+func (p *planner) rebalanceOf(name string) {
+	for _, wanted := range p.wanted {
+		for address, segment := range wanted {
+			if slices.Contains(segment.AnnouncementNames, name) {
+				p.l2.Rebalance(address)
 			}
+		}
+	}
+}
+
+// alsoFor is for how long after a rebalancing nodes count in it that change: who asked for it may
+// know a moment earlier than this node that another one may announce again.
+const alsoFor = 10 * time.Second
+
+// rebalanceAgain has nodes that just changed take part in what was rebalanced just before.
+func (p *planner) rebalanceAgain() {
+	for name, at := range p.balanced {
+		if time.Since(at) < alsoFor {
+			p.rebalanceOf(name)
+		} else {
+			delete(p.balanced, name)
 		}
 	}
 }

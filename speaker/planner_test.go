@@ -116,6 +116,49 @@ func TestPlanner_begin(t *testing.T) {
 	}
 }
 
+// A node that may announce again takes part in a rebalancing that was asked for just before this one
+// heard of it.
+func TestPlanner_rebalance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, _ := servingNode(t)
+		n.begin()
+		exclude := func(excluded string) {
+			t.Helper()
+			o := &corev1.Node{ObjectMeta: named("n2")}
+			o.Labels = map[string]string{"a": excluded}
+			if err := nodesOf(n.sources).Update(candidate.SlimNode(o)); err != nil {
+				t.Fatal(err)
+			}
+			n.do(task{kind: nodesChanged})
+		}
+		exclude("yes")
+		if len(n.l2.rebalanced) > 0 {
+			t.Fatalf("%v were rebalanced", n.l2.rebalanced)
+		}
+		for _, o := range n.sources.segments.GetStore().List() {
+			asking := o.(*v1alpha1.SegmentAnnouncement).DeepCopy()
+			asking.Annotations = map[string]string{v1alpha1.AnnotationRebalance: "once"}
+			if err := n.sources.segments.GetStore().Update(asking); err != nil {
+				t.Fatal(err)
+			}
+		}
+		n.do(task{kind: settingsChanged})
+		asked := len(n.l2.rebalanced)
+		if asked == 0 {
+			t.Fatal("nothing was rebalanced")
+		}
+		exclude("no")
+		if again := len(n.l2.rebalanced); again != 2*asked {
+			t.Errorf("%d addresses were rebalanced, then %d", asked, again-asked)
+		}
+		<-time.After(alsoFor)
+		exclude("yes")
+		if later := len(n.l2.rebalanced); later != 2*asked {
+			t.Errorf("%d addresses were rebalanced long after that was asked for", later-2*asked)
+		}
+	})
+}
+
 // Hints of EndpointSlices count by the zone that the node's own object says, as it changes.
 func TestPlanner_nodesChanged_zone(t *testing.T) {
 	n, _ := servingNode(t)

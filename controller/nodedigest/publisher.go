@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,8 +27,10 @@ import (
 )
 
 const (
-	// spacing is the least time between two writes of a ConfigMap: all speakers get each.
+	// spacing is the least time between two writes of a ConfigMap, after the first few: all speakers
+	// get each.
 	spacing = time.Second
+	atOnce  = 5
 	// passAtMost is how long a write may take.
 	passAtMost = 2 * time.Minute
 	// workers write at once.
@@ -55,8 +58,8 @@ type Publisher struct {
 	queue   workqueue.TypedRateLimitingInterface[string] // of names of ConfigMaps
 
 	mu      sync.Mutex
-	pending map[string]pending   // what differs from the Nodes, or may
-	written map[string]time.Time // when each was written last
+	pending map[string]pending       // what differs from the Nodes, or may
+	paces   map[string]*rate.Limiter // of writes
 
 	beats []heartbeat // of beat: those written lately
 }
@@ -89,7 +92,7 @@ func New(c Config) (*Publisher, error) {
 			workqueue.TypedRateLimitingQueueConfig[string]{Name: "node-digests"},
 		),
 		pending: map[string]pending{},
-		written: map[string]time.Time{},
+		paces:   map[string]*rate.Limiter{},
 	}
 	return p, p.follow()
 }
@@ -223,22 +226,20 @@ func (p *Publisher) failed(ctx context.Context, name string, err error) {
 	}
 }
 
-// publish has the ConfigMap say what is known of its Nodes, unless it was written just now: then it
-// returns how long that is to wait.
+// publish has the ConfigMap say what is known of its Nodes, unless it was written too often just now:
+// then it returns how long that is to wait.
 func (p *Publisher) publish(ctx context.Context, name string) (time.Duration, error) {
-	p.mu.Lock()
-	wait, before := spacing-time.Since(p.written[name]), p.pending[name]
-	p.mu.Unlock()
-	if wait > 0 {
-		return wait, nil
+	before, pace := p.begin(name)
+	if pace.Tokens() < 1 {
+		return spacing / 10, nil
 	}
 	begun := time.Now()
 	wrote, err := p.write(ctx, name)
+	if wrote {
+		pace.Allow()
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if wrote {
-		p.written[name] = time.Now()
-	}
 	switch now := p.pending[name]; {
 	case err != nil:
 	case now.asked == before.asked:
@@ -247,6 +248,18 @@ func (p *Publisher) publish(ctx context.Context, name string) (time.Duration, er
 		p.pending[name] = pending{since: begun, asked: now.asked}
 	}
 	return 0, err
+}
+
+// begin returns since when a ConfigMap is pending, and the pace of its writes.
+func (p *Publisher) begin(name string) (pending, *rate.Limiter) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pace, known := p.paces[name]
+	if !known {
+		pace = rate.NewLimiter(rate.Every(spacing), atOnce)
+		p.paces[name] = pace
+	}
+	return p.pending[name], pace
 }
 
 // write writes a ConfigMap if it has to, and reports whether it did.
