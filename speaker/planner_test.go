@@ -116,8 +116,8 @@ func TestPlanner_begin(t *testing.T) {
 	}
 }
 
-// A node that may announce again takes part in a rebalancing that was asked for just before this one
-// heard of it.
+// A node that may announce again takes part in a rebalancing that was asked for just before this
+// one heard of it.
 func TestPlanner_rebalance(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, _ := servingNode(t)

@@ -226,8 +226,8 @@ func (p *Publisher) failed(ctx context.Context, name string, err error) {
 	}
 }
 
-// publish has the ConfigMap say what is known of its Nodes, unless it was written too often just now:
-// then it returns how long that is to wait.
+// publish has the ConfigMap say what is known of its Nodes, unless it was written too often just
+// now: then it returns how long that is to wait.
 func (p *Publisher) publish(ctx context.Context, name string) (time.Duration, error) {
 	before, pace := p.begin(name)
 	if pace.Tokens() < 1 {
