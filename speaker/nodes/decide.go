@@ -26,7 +26,6 @@ const (
 // decide chooses where Nodes are from, until the context ends.
 func (n *Nodes) decide(ctx context.Context, running *sync.WaitGroup) error {
 	stop := func() {} // ends the watch of all
-	defer func() { stop() }()
 	n.decideOnce(ctx, running, n.own.HasSynced)
 	n.decideOnce(ctx, running, n.digestsRead)
 	waited, missing, beat := false, 0, ""

@@ -254,8 +254,10 @@ func stored(informer cache.SharedIndexInformer, name string) *corev1.Node {
 
 // Run watches Nodes until the context ends.
 func (n *Nodes) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
+	defer cancel()
 	running.Go(func() { n.own.RunWithContext(ctx) })
 	// Aside: how old these are their heartbeat says.
 	running.Go(func() { n.digests.RunWithContext(contact.Aside(ctx)) })

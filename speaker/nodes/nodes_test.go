@@ -239,8 +239,11 @@ func begin(t *testing.T, prepare func(*api), test func(*testing.T, *scene)) {
 				t.Error(err)
 			}
 		})
-		defer running.Wait()
-		defer cancel()
+		defer func() {
+			cancel()
+			running.Wait()
+			n.refresh("n2") // informers tell of what they have still, also then
+		}()
 		if !cache.WaitForCacheSync(ctx.Done(), n.HasSynced) {
 			t.Fatal("the Nodes are not known")
 		}
