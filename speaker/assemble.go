@@ -17,6 +17,7 @@ import (
 	"github.com/berth-lb/berth/speaker/dataplane/midstream"
 	"github.com/berth-lb/berth/speaker/dataplane/unserved"
 	"github.com/berth-lb/berth/speaker/deadnodes"
+	"github.com/berth-lb/berth/speaker/deadnodes/notice"
 	"github.com/berth-lb/berth/speaker/heart"
 	"github.com/berth-lb/berth/speaker/kubeproxy"
 	"github.com/berth-lb/berth/speaker/localnet"
@@ -86,12 +87,16 @@ func (s *Speaker) makeDrivers(
 	dead := deadnodes.New(deadnodes.Config{
 		Node: s.Node, Addresses: s.sources.nodeAddresses, Ports: s.portsOfNodes(),
 	})
+	notices, err := s.makeNotices(dead)
+	if err != nil {
+		return drivers{}, err
+	}
 	steers, err := s.makeSteerer(dead)
 	if err != nil {
 		return drivers{}, err
 	}
 	return drivers{
-		steering: steers, dead: dead, asksDead: s.IPVS || s.Steering || s.ReportSilent,
+		steering: steers, dead: dead, notices: notices, asksDead: s.IPVS || s.Steering || s.ReportSilent,
 		l2: layer2, bgp: routes, dataplane: forwards, unserved: drops, mirror: mirrored, localnet: local,
 		rivals: rival.NewFilter(
 			s.Logger.With("driver", "bgp"), routes.Look, func() map[string]bool { return established(routes) },
@@ -154,6 +159,19 @@ func (s *Speaker) makeDataplane(addresses []netip.Addr) (forwarder, error) {
 	}
 	forwards.SetSources(onePerFamily(addresses)) // before the kernel is compared with what is desired
 	return forwards, nil
+}
+
+// makeNotices makes what tells other nodes of deaths, if something on this node uses that.
+func (s *Speaker) makeNotices(dead *deadnodes.Detector) (*notice.Driver, error) {
+	if s.NoticeListen == "" || !s.IPVS && !s.Steering {
+		return nil, nil
+	}
+	return notice.New(notice.Config{
+		Logger: s.Logger.With(
+			"driver",
+			"notice",
+		), Node: s.Node, Listen: s.NoticeListen, Nodes: s.sources.addresses, Dead: dead,
+	})
 }
 
 // makeSteerer makes what steers connections, if this node is asked to.

@@ -13,6 +13,7 @@ import (
 	"github.com/berth-lb/berth/speaker/dataplane"
 	"github.com/berth-lb/berth/speaker/dataplane/ipvs"
 	"github.com/berth-lb/berth/speaker/deadnodes"
+	"github.com/berth-lb/berth/speaker/deadnodes/notice"
 	"github.com/berth-lb/berth/speaker/localnet"
 	"github.com/berth-lb/berth/speaker/plan"
 	"github.com/berth-lb/berth/speaker/rival"
@@ -165,7 +166,8 @@ type drivers struct {
 	dataplane forwarder
 	steering  steerer
 	dead      *deadnodes.Detector
-	asksDead  bool // something uses what dead knows
+	asksDead  bool           // something uses what dead knows
+	notices   *notice.Driver // nil: deaths are not told
 	unserved  dropper
 	mirror    claimMirror
 	localnet  network
@@ -183,6 +185,9 @@ func (d drivers) runs() []func(context.Context) error {
 	}
 	if d.asksDead {
 		runs = append(runs, d.dead.Run)
+	}
+	if d.notices != nil {
+		runs = append(runs, d.notices.Run)
 	}
 	if d.paths != nil {
 		runs = append(runs, d.paths.Run)

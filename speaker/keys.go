@@ -9,6 +9,7 @@ import (
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/l2"
+	"github.com/berth-lb/berth/speaker/deadnodes/notice"
 	"github.com/berth-lb/berth/speaker/steer"
 )
 
@@ -57,6 +58,9 @@ func (p *planner) reviewKey() {
 		if keys, good := keysOf(secret); good {
 			p.keyed = true
 			p.l2.SetKeys(keys)
+			if p.notices != nil {
+				p.notices.SetKeys(notice.Keys(keys))
+			}
 			p.reporter.setKeys(fingerprints(keys))
 			p.steering.SetEnabled(secret.Annotations[v1alpha1.AnnotationSteering] != v1alpha1.SteeringDisabled)
 			p.reporter.complain(reasonNoHelloKey, "", "")

@@ -73,6 +73,9 @@ type Options struct {
 	// Listen is where the speakers of all nodes serve their health, as host:port or :port. A node
 	// that is not heard any more is asked there, too, whether it is alive. Empty: nowhere.
 	Listen string
+	// NoticeListen is where this node is told of deaths that it does not hear of, by UDP, as host:port
+	// or :port; the others are told at the same port. Empty: it neither tells nor is told.
+	NoticeListen string
 	// MetricsPerService adds metrics with series for each Service and each endpoint.
 	MetricsPerService bool
 	// Trace remembers how sessions were; nil: nothing does.

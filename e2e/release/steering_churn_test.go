@@ -150,7 +150,9 @@ func (r *steeringRack) round(t *testing.T, chance *rand.Rand, guests map[string]
 	lasting := time.Second + time.Duration(chance.Int64N(int64(3*time.Second)))
 	lasts(t, lasting)
 	if dies {
-		r.deaths = append(r.deaths, r.newcomers.since(begun))
+		death := r.newcomers.since(begun)
+		t.Logf("new ones of this death, by front %v: %s", death.failedBy, death)
+		r.deaths = append(r.deaths, death)
 	}
 	for _, end := range ends {
 		must(t, end)

@@ -83,6 +83,19 @@ func (r *steeringRack) deathRows() []steeringRow {
 			},
 		},
 		{
+			name: "deaf_node", does: "a node with Pods dies while another one with Pods hears nothing", gone: []string{"n2"},
+			dies: true, controls: true,
+			begin: func(t *testing.T) {
+				must(t, func(ctx context.Context) error { return r.Pause(ctx, "heart@n3") })
+				lasts(t, time.Second)
+				cut("n2")(t)
+			},
+			end: func(t *testing.T) {
+				must(t, func(ctx context.Context) error { return r.Resume(ctx, "heart@n3") })
+				heal("n2")(t)
+			},
+		},
+		{
 			name: "ecmp", does: "the router loses two of four nodes, and regains them",
 			begin: func(t *testing.T) { r.uses(t, "n3", "n4") }, end: func(t *testing.T) { r.uses(t, r.Nodes()...) },
 		},

@@ -1,6 +1,7 @@
 // Package deadnodes knows which nodes are dead, long before Kubernetes calls their endpoints
 // unready: those that were heard on a segment, are heard on none now, and whose kernel does not
-// answer either. Where only the speaker has stopped, the kernel answers.
+// answer either. Where only the speaker has stopped, the kernel answers. Of nodes that this one
+// does not hear, others tell (package notice).
 package deadnodes
 
 import (
@@ -47,10 +48,12 @@ type Config struct {
 // the network.
 type Detector struct {
 	self    string
+	exists  func(node string) bool
 	answers func(ctx context.Context, node string) bool // its kernel
 	every   time.Duration                               // between questions to a silent node
 	changed async.Signal
 	told    async.Signal
+	news    async.Signal
 	begun   async.Signal // there are silent nodes that are not asked yet
 
 	mu    sync.Mutex
@@ -67,6 +70,8 @@ type Detector struct {
 	// answer; zero: they do not yet.
 	booted map[string]time.Time // guarded by mu
 	joined time.Time            // guarded by mu; when one was heard again after nobody was
+	// noticed says when nodes were asked last because others said that they are dead. Guarded by mu.
+	noticed map[string]time.Time
 }
 
 // silentNode is a node that is heard on no interface any more.
@@ -77,6 +82,7 @@ type silentNode struct {
 	dead    bool         // its kernel does not answer
 	answers bool         // its kernel did, the last time
 	probed  bool         // its kernel was asked at least once
+	noticed bool         // others say so; this node may hear it, or never did
 	since   time.Time
 	on      []string // interfaces on which it was heard before, ascending
 }
@@ -87,12 +93,15 @@ func New(c Config) *Detector {
 		return tcpprobe.Answers(ctx, c.Addresses(node), c.Ports)
 	})
 	d.self = c.Node
+	d.exists = func(node string) bool { return len(c.Addresses(node)) > 0 }
 	return d
 }
 
 func newDetector(answers func(context.Context, string) bool) *Detector {
 	return &Detector{
-		answers: answers, every: askEvery, changed: async.NewSignal(), told: async.NewSignal(), begun: async.NewSignal(),
+		answers: answers, every: askEvery, changed: async.NewSignal(), told: async.NewSignal(),
+		news: async.NewSignal(), begun: async.NewSignal(),
+		exists: func(string) bool { return true }, noticed: map[string]time.Time{},
 		heard: map[string]map[string]bool{}, lost: map[string]map[string]time.Time{},
 		silent: map[string]*silentNode{}, ahead: map[string]*question{}, booted: map[string]time.Time{},
 	}
@@ -104,7 +113,13 @@ func (d *Detector) Changed() <-chan struct{} { return d.changed }
 // notify tells that something changed.
 func (d *Detector) notify() {
 	d.changed.Notify()
+	d.tell()
+}
+
+// tell tells that Silences or Serves returns something else.
+func (d *Detector) tell() {
 	d.told.Notify()
+	d.news.Notify()
 }
 
 // Dead returns the nodes that are silent, and whose kernel does not answer.
@@ -437,6 +452,9 @@ func (d *Detector) ask(node string, suspect bool) {
 	} else {
 		s.look.Notify()
 	}
+	if s.noticed { // now this node does not hear it, either
+		s.noticed, s.since, s.on = false, time.Now(), d.lostLately(node)
+	}
 	s.suspect = suspect
 	d.notify()
 }
@@ -448,6 +466,7 @@ func (d *Detector) Keep(has func(node string) bool) {
 	maps.DeleteFunc(d.heard, func(node string, _ map[string]bool) bool { return !has(node) })
 	maps.DeleteFunc(d.lost, func(node string, _ map[string]time.Time) bool { return !has(node) })
 	maps.DeleteFunc(d.booted, func(node string, _ time.Time) bool { return !has(node) })
+	maps.DeleteFunc(d.noticed, func(node string, _ time.Time) bool { return !has(node) })
 	for node, s := range d.silent {
 		if !has(node) {
 			delete(d.silent, node)
@@ -544,7 +563,7 @@ func (d *Detector) note(node string, s *silentNode, dead bool) bool {
 	}
 	if !s.probed {
 		s.probed = true
-		d.told.Notify()
+		d.tell()
 	}
 	wasAlone := d.alone()
 	if s.answers = !dead; d.alone() != wasAlone {
@@ -553,6 +572,10 @@ func (d *Detector) note(node string, s *silentNode, dead bool) bool {
 	if s.dead != dead || s.suspect && !dead {
 		s.dead, s.suspect = dead, false
 		d.notify()
+	}
+	if s.noticed && !dead {
+		delete(d.silent, node)
+		return false
 	}
 	return true
 }
