@@ -72,6 +72,9 @@ type Detector struct {
 	joined time.Time            // guarded by mu; when one was heard again after nobody was
 	// noticed says when nodes were asked last because others said that they are dead. Guarded by mu.
 	noticed map[string]time.Time
+	// wards are nodes that this one does not hear on a segment, and that say by routed hellos that
+	// they live. Guarded by mu.
+	wards map[string]bool
 }
 
 // silentNode is a node that is heard on no interface any more.
@@ -83,8 +86,10 @@ type silentNode struct {
 	answers bool         // its kernel did, the last time
 	probed  bool         // its kernel was asked at least once
 	noticed bool         // others say so; this node may hear it, or never did
-	since   time.Time
-	on      []string // interfaces on which it was heard before, ascending
+	// routed says since when its routed hellos do not come any more; zero: none came.
+	routed time.Time
+	since  time.Time
+	on     []string // interfaces on which it was heard before, ascending
 }
 
 // New returns a Detector that has heard nobody.
@@ -101,7 +106,7 @@ func newDetector(answers func(context.Context, string) bool) *Detector {
 	return &Detector{
 		answers: answers, every: askEvery, changed: async.NewSignal(), told: async.NewSignal(),
 		news: async.NewSignal(), begun: async.NewSignal(),
-		exists: func(string) bool { return true }, noticed: map[string]time.Time{},
+		exists: func(string) bool { return true }, noticed: map[string]time.Time{}, wards: map[string]bool{},
 		heard: map[string]map[string]bool{}, lost: map[string]map[string]time.Time{},
 		silent: map[string]*silentNode{}, ahead: map[string]*question{}, booted: map[string]time.Time{},
 	}
@@ -466,6 +471,7 @@ func (d *Detector) Keep(has func(node string) bool) {
 	maps.DeleteFunc(d.heard, func(node string, _ map[string]bool) bool { return !has(node) })
 	maps.DeleteFunc(d.lost, func(node string, _ map[string]time.Time) bool { return !has(node) })
 	maps.DeleteFunc(d.booted, func(node string, _ time.Time) bool { return !has(node) })
+	maps.DeleteFunc(d.wards, func(node string, _ bool) bool { return !has(node) })
 	maps.DeleteFunc(d.noticed, func(node string, _ time.Time) bool { return !has(node) })
 	for node, s := range d.silent {
 		if !has(node) {
