@@ -297,16 +297,20 @@ func (g *generator) send(each bool, places []place) (ns float64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	own, err := g.run(each)
-	if err != nil {
-		return 0, fmt.Errorf("send frames: %w", err)
-	}
-	last, err := g.sent() // a signal makes the kernel begin again, so they may be more
-	if err == nil {
-		err = g.await(before + last - first)
-	}
-	if err != nil {
-		return 0, fmt.Errorf("take out frames at %v: %w", places, err)
+	own, last := int64(0), first
+	for range frames / burst {
+		busy, err := g.run(each)
+		if err != nil {
+			return 0, fmt.Errorf("send frames: %w", err)
+		}
+		own += busy
+		last, err = g.sent() // a signal makes the kernel begin again, so they may be more
+		if err == nil {
+			err = g.await(before + last - first)
+		}
+		if err != nil {
+			return 0, fmt.Errorf("take out frames at %v: %w", places, err)
+		}
 	}
 	after, err := g.softirqs()
 	return float64(own+after-deferred) / float64(last-first), err
@@ -316,7 +320,7 @@ func (g *generator) send(each bool, places []place) (ns float64, err error) {
 func (g *generator) run(each bool) (ns int64, err error) {
 	const live = 1 << 1 // BPF_F_TEST_XDP_LIVE_FRAMES
 	options := ebpf.RunOptions{
-		Data: make([]byte, frameLength), Repeat: frames, Flags: live, BatchSize: 32, // fewer than are taken at once
+		Data: make([]byte, frameLength), Repeat: burst, Flags: live, BatchSize: 32, // fewer than are taken at once
 		Context: struct{ Data, DataEnd, DataMeta, Ingress, Queue, Egress uint32 }{
 			DataEnd: frameLength, Ingress: uint32(g.port),
 		},
