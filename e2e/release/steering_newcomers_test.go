@@ -27,8 +27,7 @@ const (
 // each front, over TCP and UDP.
 type newcomers struct {
 	mu    sync.Mutex
-	tries []try  // guarded by mu; in the order in which they ended
-	only  string // guarded by mu; the front that counts; empty: all do
+	tries []try // guarded by mu; in the order in which they ended
 }
 
 type try struct {
@@ -80,13 +79,6 @@ func (n *newcomers) try(ctx context.Context, s *stage.Stage, f front, network st
 	n.tries = append(n.tries, try{begun, f.name, network, err})
 }
 
-// count has only those to this front count; empty: to all.
-func (n *newcomers) count(only string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.only = only
-}
-
 // arrivals are what newcomers saw in some time.
 type arrivals struct {
 	tried, failed int
@@ -123,9 +115,7 @@ func (a arrivals) String() string {
 // since returns what those saw that came since then and have ended by now, and forgets them.
 func (n *newcomers) since(begun time.Time) arrivals {
 	n.mu.Lock()
-	tries := slices.DeleteFunc(n.tries, func(one try) bool {
-		return one.begun.Before(begun) || n.only != "" && one.front != n.only
-	})
+	tries := slices.DeleteFunc(n.tries, func(one try) bool { return one.begun.Before(begun) })
 	n.tries = nil
 	n.mu.Unlock()
 	slices.SortFunc(tries, func(a, b try) int { return a.begun.Compare(b.begun) })

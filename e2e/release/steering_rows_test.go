@@ -34,10 +34,9 @@ type steeringRow struct {
 	// controls: connections without second chance must break.
 	controls bool
 	// slow: Pods are, so that new connections may fail.
-	slow   bool
-	before func(t *testing.T) // what is not part of it; nil: nothing
-	begin  func(t *testing.T)
-	end    func(t *testing.T) // nil: it goes by by itself
+	slow  bool
+	begin func(t *testing.T)
+	end   func(t *testing.T) // nil: it goes by by itself
 }
 
 func (r *steeringRack) rows() []steeringRow {
@@ -94,25 +93,6 @@ func (r *steeringRack) deathRows() []steeringRow {
 			end: func(t *testing.T) {
 				must(t, func(ctx context.Context) error { return r.Resume(ctx, "heart@n3") })
 				heal("n2")(t)
-			},
-		},
-		{
-			name: "no_segment", does: "a node with Pods dies, and no node hears another on the segment", gone: []string{"n2"},
-			dies: true, controls: true,
-			begin: func(t *testing.T) {
-				cut("n2")(t)
-			},
-			end: func(t *testing.T) {
-				must(t, r.PassAll)
-				heal("n2")(t)
-				r.newcomers.count("")
-			},
-			before: func(t *testing.T) {
-				must(t, func(ctx context.Context) error { return r.FilterEtherType(ctx, etherType) })
-				// Without hellos on the segment, it is the API that tells who answers there: that
-				// is another test.
-				r.newcomers.count("routed")
-				lasts(t, 65*time.Second) // silent nodes that live are asked each 10 s by then
 			},
 		},
 		{
@@ -211,9 +191,6 @@ func (r *steeringRack) alarmRows() []steeringRow {
 
 // try has a row happen, and judges. Connections that begin before it goes by must live on, too.
 func (r *steeringRack) try(t *testing.T, row steeringRow) {
-	if row.before != nil {
-		row.before(t)
-	}
 	r.held.renewControls(t)
 	begun := time.Now()
 	row.begin(t)

@@ -1,7 +1,7 @@
 // Package deadnodes knows which nodes are dead, long before Kubernetes calls their endpoints
 // unready: those that were heard on a segment, are heard on none now, and whose kernel does not
-// answer either. Where only the speaker has stopped, the kernel answers. Of nodes that this one
-// does not hear, others tell (package notice).
+// answer either. Where only the speaker has stopped, the kernel answers. Others tell of nodes that
+// this one may not hear (package notice).
 package deadnodes
 
 import (
@@ -70,11 +70,10 @@ type Detector struct {
 	// answer; zero: they do not yet.
 	booted map[string]time.Time // guarded by mu
 	joined time.Time            // guarded by mu; when one was heard again after nobody was
-	// noticed says when nodes were asked last because others said that they are dead. Guarded by mu.
+	// far are nodes that others call silent, and noticed when the last of them answered or began to be
+	// asked. Both have nothing to do with what this node hears. Guarded by mu.
+	far     map[string]*farNode
 	noticed map[string]time.Time
-	// wards are nodes that this one does not hear on a segment, and that say by routed hellos that
-	// they live. Guarded by mu.
-	wards map[string]bool
 }
 
 // silentNode is a node that is heard on no interface any more.
@@ -85,11 +84,9 @@ type silentNode struct {
 	dead    bool         // its kernel does not answer
 	answers bool         // its kernel did, the last time
 	probed  bool         // its kernel was asked at least once
-	noticed bool         // others say so; this node may hear it, or never did
-	// routed says since when its routed hellos do not come any more; zero: none came.
-	routed time.Time
-	since  time.Time
-	on     []string // interfaces on which it was heard before, ascending
+	doubt   bool         // only a process before this one says so
+	since   time.Time
+	on      []string // interfaces on which it was heard before, ascending
 }
 
 // New returns a Detector that has heard nobody.
@@ -105,8 +102,8 @@ func New(c Config) *Detector {
 func newDetector(answers func(context.Context, string) bool) *Detector {
 	return &Detector{
 		answers: answers, every: askEvery, changed: async.NewSignal(), told: async.NewSignal(),
-		news: async.NewSignal(), begun: async.NewSignal(),
-		exists: func(string) bool { return true }, noticed: map[string]time.Time{}, wards: map[string]bool{},
+		begun: async.NewSignal(), news: async.NewSignal(), exists: func(string) bool { return true },
+		far: map[string]*farNode{}, noticed: map[string]time.Time{},
 		heard: map[string]map[string]bool{}, lost: map[string]map[string]time.Time{},
 		silent: map[string]*silentNode{}, ahead: map[string]*question{}, booted: map[string]time.Time{},
 	}
@@ -137,6 +134,11 @@ func (d *Detector) Dead() map[string]bool {
 			dead[node] = true
 		}
 	}
+	for node, f := range d.far {
+		if f.dead {
+			dead[node] = true
+		}
+	}
 	return dead
 }
 
@@ -159,6 +161,11 @@ func (d *Detector) Suspects() map[string]bool {
 	for node := range d.booted {
 		suspects[node] = true
 	}
+	for node, f := range d.far {
+		if f.suspect || f.dead || f.boots {
+			suspects[node] = true
+		}
+	}
 	return suspects
 }
 
@@ -173,6 +180,11 @@ func (d *Detector) Lost() map[string]bool {
 	}
 	for node := range d.booted {
 		lost[node] = true
+	}
+	for node, f := range d.far {
+		if f.boots {
+			lost[node] = true
+		}
 	}
 	return lost
 }
@@ -245,6 +257,12 @@ func (d *Detector) hear(node, on string) {
 	}
 	if since, ok := d.booted[node]; ok && since.IsZero() {
 		d.boots(node)
+	}
+	if f := d.far[node]; f != nil {
+		d.forget(node, f)
+		if f.dead || f.boots {
+			d.boots(node) // until it says that it is ready
+		}
 	}
 	if wasAlone && s != nil {
 		d.joined = time.Now()
@@ -442,6 +460,7 @@ func (d *Detector) Suspect(node string) {
 	defer d.mu.Unlock()
 	if len(d.heard[node]) == 0 {
 		d.ask(node, true)
+		d.silent[node].doubt = true // that process may not have heard it, either
 	} else {
 		d.notify() // who asks goes by that
 	}
@@ -457,10 +476,7 @@ func (d *Detector) ask(node string, suspect bool) {
 	} else {
 		s.look.Notify()
 	}
-	if s.noticed { // now this node does not hear it, either
-		s.noticed, s.since, s.on = false, time.Now(), d.lostLately(node)
-	}
-	s.suspect = suspect
+	s.suspect, s.doubt = suspect, false
 	d.notify()
 }
 
@@ -471,8 +487,12 @@ func (d *Detector) Keep(has func(node string) bool) {
 	maps.DeleteFunc(d.heard, func(node string, _ map[string]bool) bool { return !has(node) })
 	maps.DeleteFunc(d.lost, func(node string, _ map[string]time.Time) bool { return !has(node) })
 	maps.DeleteFunc(d.booted, func(node string, _ time.Time) bool { return !has(node) })
-	maps.DeleteFunc(d.wards, func(node string, _ bool) bool { return !has(node) })
 	maps.DeleteFunc(d.noticed, func(node string, _ time.Time) bool { return !has(node) })
+	for node, f := range d.far {
+		if !has(node) {
+			d.forget(node, f)
+		}
+	}
 	for node, s := range d.silent {
 		if !has(node) {
 			delete(d.silent, node)
@@ -493,6 +513,9 @@ func (d *Detector) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return group.Wait()
 		case <-d.begun:
+		}
+		for node, f := range d.unaskedFar() {
+			group.Go(func() error { d.followFar(ctx, node, f); return nil }) // ends with the entry, or ctx
 		}
 		for node, q := range d.unaskedAhead() {
 			group.Go(func() error { d.askAhead(ctx, node, q); return nil }) // ends after aheadFor
@@ -578,10 +601,6 @@ func (d *Detector) note(node string, s *silentNode, dead bool) bool {
 	if s.dead != dead || s.suspect && !dead {
 		s.dead, s.suspect = dead, false
 		d.notify()
-	}
-	if s.noticed && !dead {
-		delete(d.silent, node)
-		return false
 	}
 	return true
 }

@@ -1,32 +1,52 @@
 package deadnodes
 
 import (
-	"maps"
-	"slices"
+	"context"
 	"time"
 
 	"github.com/berth-lb/berth/internal/async"
 )
 
+const (
+	// noticeLasts is how long a notice counts against what this node hears. Others repeat it each
+	// 10 s.
+	noticeLasts = 15 * time.Second
+	// bootsAtLeast is how long a node is dead at least that boots. One that is back before was not
+	// reached for a moment, and has all that it had.
+	bootsAtLeast = 10 * time.Second
+)
+
+// farNode is a node that others call silent.
+type farNode struct {
+	asked   bool         // by a goroutine
+	look    async.Signal // has that goroutine look now
+	suspect bool         // it is not known yet whether its kernel answers
+	dead    bool         // its kernel does not
+	boots   bool         // it does again, and the speaker is not ready yet
+	serves  bool         // others say that it is
+	told    time.Time    // when others said last that it is silent
+	since   time.Time    // of dead, or boots
+}
+
 // NoticeSilent notes that another node says that this one is silent. It is asked, and dead if it
 // does not answer: this node may never have heard it, or may not hear at all in this moment. One
-// that was never heard is suspected at once. Notices of a node count once in a second.
+// that was never heard is suspected at once. Silences does not tell of it.
 func (d *Detector) NoticeSilent(node string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := time.Now()
+	if f := d.far[node]; f != nil {
+		f.told, f.serves = now, false
+		return
+	}
 	if node == d.self || now.Sub(d.noticed[node]) < d.every || !d.exists(node) {
 		return
 	}
 	d.noticed[node] = now
-	if s := d.silent[node]; s != nil {
-		s.look.Notify()
-		return
-	}
-	s := &silentNode{look: async.NewSignal(), since: now, noticed: true, suspect: d.heard[node] == nil}
-	d.silent[node] = s
+	f := &farNode{look: async.NewSignal(), suspect: d.heard[node] == nil, told: now}
+	d.far[node] = f
 	d.begun.Notify()
-	if s.suspect {
+	if f.suspect {
 		d.notify()
 	}
 }
@@ -36,82 +56,10 @@ func (d *Detector) NoticeSilent(node string) {
 func (d *Detector) NoticeServes(node string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if s := d.silent[node]; s != nil {
-		s.look.Notify()
+	if f := d.far[node]; f != nil {
+		f.serves = true
+		f.look.Notify()
 	}
-	d.ready(node)
-}
-
-// HearRouted notes a hello that came by a router. Who sends it lives, and serves. It does not count
-// for a node that is heard on a segment.
-func (d *Detector) HearRouted(node string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if node == d.self || len(d.heard[node]) > 0 || !d.wards[node] && !d.exists(node) {
-		return
-	}
-	if !d.wards[node] {
-		d.wards[node] = true
-		d.tell()
-	}
-	d.ready(node)
-	s := d.silent[node]
-	if s == nil || !s.noticed && !s.dead && !s.suspect {
-		return
-	}
-	s.routed = time.Time{}
-	if s.noticed {
-		delete(d.silent, node)
-	}
-	s.dead, s.suspect, s.answers = false, false, true
-	s.look.Notify()
-	d.notify()
-}
-
-// MissRouted notes that routed hellos of a node do not come any more. It is asked, and suspected
-// only if it does not answer: a speaker that is replaced sends none, either.
-func (d *Detector) MissRouted(node string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if !d.wards[node] {
-		return
-	}
-	delete(d.wards, node)
-	if len(d.heard[node]) > 0 {
-		return
-	}
-	s := d.silent[node]
-	if s == nil {
-		s = &silentNode{look: async.NewSignal(), since: time.Now(), noticed: true}
-		d.silent[node] = s
-		d.begun.Notify()
-	}
-	s.routed = time.Now()
-	s.look.Notify()
-}
-
-// Hears reports whether a node is heard on a segment.
-func (d *Detector) Hears(node string) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return len(d.heard[node]) > 0
-}
-
-// News returns the nodes that others are to be told of, ascending: those of Silences, and those
-// that are dead whose routed hellos came here.
-func (d *Detector) News() []string {
-	told := map[string]bool{}
-	for _, s := range d.Silences() {
-		told[s.Node] = true
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for node, s := range d.silent {
-		if s.dead && !s.routed.IsZero() && time.Since(s.routed) < newsFor {
-			told[node] = true
-		}
-	}
-	return slices.Sorted(maps.Keys(told))
 }
 
 // Serves reports whether a node is heard, and its speaker is ready if it was dead before.
@@ -119,8 +67,84 @@ func (d *Detector) Serves(node string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	_, boots := d.booted[node]
-	return (len(d.heard[node]) > 0 && d.silent[node] == nil || d.wards[node]) && !boots
+	return len(d.heard[node]) > 0 && d.silent[node] == nil && d.far[node] == nil && !boots
 }
 
-// NewsChanged has a value when News or Serves returns something else.
+// NewsChanged has a value when Silences or Serves returns something else: for who tells other
+// nodes.
 func (d *Detector) NewsChanged() <-chan struct{} { return d.news }
+
+// forget ends what others said of a node. It needs the lock.
+func (d *Detector) forget(node string, f *farNode) {
+	delete(d.far, node)
+	f.look.Notify()
+	d.notify()
+}
+
+// unaskedFar returns the nodes that others call silent and that are not asked yet. The caller asks
+// them.
+func (d *Detector) unaskedFar() map[string]*farNode {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	found := map[string]*farNode{}
+	for node, f := range d.far {
+		if !f.asked {
+			f.asked = true
+			found[node] = f
+		}
+	}
+	return found
+}
+
+// followFar asks a node that others call silent until that is settled.
+func (d *Detector) followFar(ctx context.Context, node string, f *farNode) {
+	for asked := 0; ; asked++ {
+		answers := d.answers(ctx, node)
+		if ctx.Err() != nil || !d.noteFar(node, f, answers) {
+			return
+		}
+		pause := d.every
+		if asked > manyQuestions {
+			pause *= 10
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+		case <-f.look:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// noteFar notes whether the kernel of a node answered that others call silent. It returns false if
+// that is settled.
+func (d *Detector) noteFar(node string, f *farNode, answers bool) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.far[node] != f {
+		return false
+	}
+	before, now := *f, time.Now()
+	f.suspect = false
+	switch {
+	case !answers && len(d.heard[node]) > 0 && now.Sub(f.told) > noticeLasts:
+		d.forget(node, f) // it is heard, and nobody says any more that it is not
+		return false
+	case !answers:
+		if f.dead, f.boots = true, false; !before.dead {
+			f.since = now
+		}
+	case f.dead && !f.serves && now.Sub(f.since) >= bootsAtLeast:
+		f.dead, f.boots, f.since = false, true, now
+	case f.boots && !f.serves && now.Sub(f.since) < speakerAtMost:
+	default:
+		d.noticed[node] = now
+		d.forget(node, f)
+		return false
+	}
+	if before.suspect != f.suspect || before.dead != f.dead || before.boots != f.boots {
+		d.notify()
+	}
+	return true
+}

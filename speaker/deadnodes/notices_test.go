@@ -56,39 +56,57 @@ func TestDetector_notices(t *testing.T) {
 		is("they are asked", "lives", "") // the other one is heard
 		<-time.After(250 * time.Millisecond)
 		is("they do not answer", "heard lives", "heard lives")
+		<-time.After(10 * time.Second)
 		rack.set("lives", true)
 		<-time.After(2 * time.Second)
 		is("one has booted", "heard lives", "heard lives")
 		d.NoticeServes("lives")
 		is("its speaker is ready", "heard", "heard")
-		rack.set("heard", true)
-		d.NoticeServes("heard")
-		is("the other one, before it was asked again", "", "")
-		<-time.After(time.Minute)
-		is("nobody is asked any more", "", "")
-		if len(d.silent) > 0 {
-			t.Errorf("%d nodes are still asked", len(d.silent))
-		}
-		// Notices count once in a second, however many come.
+		<-time.After(10 * time.Second)
+		is("no notice of the other one came for long, and it is heard", "", "")
 		rack.set("lives", false)
 		d.NoticeSilent("lives")
 		<-time.After(250 * time.Millisecond)
+		is("the first one dies again", "lives", "lives")
+		<-time.After(5 * time.Minute)
+		is("it stays dead, whether others say so or not", "lives", "lives")
+		rack.set("lives", true)
+		<-time.After(20 * time.Second)
+		is("nobody says that its speaker is ready", "lives", "lives")
+		<-time.After(2 * time.Minute)
+		is("it may have none", "", "")
+		rack.set("lives", false)
+		d.NoticeSilent("lives")
+		<-time.After(2 * time.Second)
 		rack.set("lives", true)
 		<-time.After(2 * time.Second)
-		d.NoticeServes("lives")
-		if !d.Serves("heard") || d.Serves("lives") {
-			t.Error("this node can tell only of those that it hears")
+		is("it was not reached for a moment", "", "")
+		if len(d.far) > 0 {
+			t.Errorf("%d nodes are still asked", len(d.far))
 		}
-		// A node that falls silent here, too, after a notice is told of, and followed.
+		// What this node hears itself it tells, whatever others said before.
 		rack.set("heard", false)
 		d.Heard("third", "eth0")
 		d.NoticeSilent("heard")
+		<-time.After(250 * time.Millisecond)
+		is("others say so, and it does not answer", "heard", "heard")
 		d.Silent("heard", "eth0", false)
 		<-time.After(250 * time.Millisecond)
 		if s := d.Silences(); len(s) != 1 || s[0].Node != "heard" ||
 			!slices.Equal(s[0].Interfaces, []string{"eth0"}) {
 			t.Errorf("silences: %v", s)
 		}
+		d.Heard("heard", "eth0")
+		if d.Serves("heard") || !d.Serves("third") || d.Serves("lives") {
+			t.Error("this node can tell only of those that it hears and that are ready")
+		}
+		d.Ready("heard")
+		is("it is heard, and ready", "", "")
+		// Of what a process before this one suspected nobody knows who heard it.
+		rack.set("lives", false)
+		d.Suspect("lives")
+		<-time.After(250 * time.Millisecond)
+		is("a process before this one suspected it", "lives", "lives")
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)

@@ -19,7 +19,7 @@ const (
 type Silence struct {
 	Node  string
 	Since time.Time
-	// Interfaces on which it was heard, ascending. None: a process before this one heard it.
+	// Interfaces on which it was heard, ascending.
 	Interfaces []string
 	// Probed: its kernel was asked since then. It did not answer.
 	Probed bool
@@ -37,7 +37,7 @@ func (d *Detector) Silences() []Silence {
 	}
 	var found []Silence
 	for node, s := range d.silent {
-		if !s.noticed && (s.suspect || s.dead) && time.Since(s.since) < newsFor && d.tells(node, s) {
+		if !s.doubt && (s.suspect || s.dead) && time.Since(s.since) < newsFor && d.tells(node, s) {
 			found = append(found, Silence{Node: node, Since: s.since, Interfaces: s.on, Probed: s.probed})
 		}
 	}

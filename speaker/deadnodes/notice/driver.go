@@ -16,10 +16,7 @@ import (
 	"github.com/berth-lb/berth/speaker/deadnodes"
 )
 
-const (
-	listenAgain = 10 * time.Second
-	mostUnread  = 64 // hellos
-)
+const listenAgain = 10 * time.Second
 
 // Config of a Driver.
 type Config struct {
@@ -31,19 +28,14 @@ type Config struct {
 	// Nodes returns the addresses of all nodes.
 	Nodes func() map[string][]netip.Addr
 	Dead  *deadnodes.Detector
-	// Serves reports whether this node has what others count on. Then it sends hellos.
-	Serves func() bool
 }
 
 // Driver tells all nodes which of those that this one hears fell silent, and has the detector ask
 // those that others call silent.
 type Driver struct {
 	Config
-	port  uint16
-	keys  atomic.Pointer[Keys]
-	came  chan string       // nodes whose hellos did
-	last  map[string]uint64 // hello by node; of read
-	ready atomic.Bool
+	port uint16
+	keys atomic.Pointer[Keys]
 }
 
 // New returns a Driver without keys, which tells and believes nothing.
@@ -56,14 +48,11 @@ func New(c Config) (*Driver, error) {
 	if err != nil || port == 0 {
 		return nil, fmt.Errorf("listen for notices at %q: the port must be a number from 1 to 65535", c.Listen)
 	}
-	return &Driver{Config: c, port: uint16(port), came: make(chan string, mostUnread), last: map[string]uint64{}}, nil
+	return &Driver{Config: c, port: uint16(port)}, nil
 }
 
 // SetKeys sets the keys that notices are signed with.
 func (d *Driver) SetKeys(k Keys) { d.keys.Store(&k) }
-
-// SetReady says whether the speaker of this node has done what a start needs, and does not end.
-func (d *Driver) SetReady(ready bool) { d.ready.Store(ready) }
 
 // Run tells and listens until the context ends. While the port is another program's it tries again.
 func (d *Driver) Run(ctx context.Context) error {
@@ -95,7 +84,6 @@ func (d *Driver) serve(ctx context.Context) error {
 	defer telling.Wait()
 	defer cancel()
 	telling.Go(func() { d.tell(ctx, conn) })
-	telling.Go(func() { d.greet(ctx, conn) })
 	return d.read(conn)
 }
 
@@ -118,13 +106,6 @@ func (d *Driver) read(conn *net.UDPConn) error {
 			d.Dead.NoticeSilent(notice.Node)
 		case notice.Kind == Serves:
 			d.Dead.NoticeServes(notice.Node)
-		case notice.Kind == Hello && notice.Sent > d.last[notice.Node]:
-			d.last[notice.Node] = notice.Sent
-			d.Dead.HearRouted(notice.Node)
-			select {
-			case d.came <- notice.Node:
-			default: // another one follows
-			}
 		}
 	}
 }
@@ -141,8 +122,12 @@ func (d *Driver) tell(ctx context.Context, conn *net.UDPConn) {
 		case <-timer.C:
 		case <-d.Dead.NewsChanged():
 		}
+		var silent []string
+		for _, s := range d.Dead.Silences() {
+			silent = append(silent, s.Node)
+		}
 		now := time.Now()
-		known.update(now, d.Dead.News(), d.Dead.Serves)
+		known.update(now, silent, d.Dead.Serves)
 		send, next := known.take(now)
 		d.send(conn, send)
 		if timer.Stop(); !next.IsZero() {
@@ -157,14 +142,14 @@ func (d *Driver) send(conn *net.UDPConn, notices []Notice) {
 	if keys == nil || len(keys.Sign) == 0 || len(notices) == 0 {
 		return
 	}
-	nodes := d.Nodes()
+	nodes, dead := d.Nodes(), d.Dead.Dead()
 	for _, n := range notices {
 		if len(n.Node) == 0 || len(n.Node) > maxNodeName {
 			continue
 		}
 		b := n.Seal(keys.Sign)
 		for node, addresses := range nodes {
-			if node == d.Node || node == n.Node || len(addresses) == 0 {
+			if node == d.Node || node == n.Node || dead[node] || len(addresses) == 0 {
 				continue
 			}
 			_, _ = conn.WriteToUDPAddrPort(b, netip.AddrPortFrom(addresses[0], d.port))

@@ -12,7 +12,11 @@ var repeats = []time.Duration{
 	0, 100 * time.Millisecond, 300 * time.Millisecond, time.Second, 2 * time.Second, 4 * time.Second,
 }
 
-const repeatEvery = 10 * time.Second
+const (
+	repeatEvery = 10 * time.Second
+	// forgetAfter is how long it may take until who was silent serves, for others to be told.
+	forgetAfter = time.Hour
+)
 
 // ledger says what is to be told when. It is pure: the caller has the clock.
 type ledger map[string]*told
@@ -44,6 +48,8 @@ func (l ledger) update(now time.Time, silent []string, serves func(node string) 
 		case t.kind != Silent || slices.Contains(silent, node):
 		case serves(node):
 			l[node] = &told{kind: Serves, since: now}
+		case now.Sub(t.since) > forgetAfter:
+			delete(l, node)
 		default:
 			t.over = true // it may be dead, but that is no news, or uncertain
 		}

@@ -3,7 +3,6 @@ package notice
 import (
 	"crypto/hmac"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"slices"
 )
@@ -16,8 +15,6 @@ const (
 	Silent Kind = iota + 1
 	// Serves: it was silent, and its speaker says that it is ready.
 	Serves
-	// Hello: the node is the one that sends this, and it serves. It goes to nodes beyond a router.
-	Hello
 )
 
 func (k Kind) String() string {
@@ -26,27 +23,22 @@ func (k Kind) String() string {
 		return "silent"
 	case Serves:
 		return "serves"
-	case Hello:
-		return "hello"
 	}
 	return "unknown"
 }
 
-// Notice is what one node tells another about a third.
+// Notice is what one node tells another about a third. Nothing keeps one from being sent again by
+// somebody who saw it: it has a kernel asked, or a node that boots count as ready.
 type Notice struct {
 	Kind Kind
 	Node string // 1 to 253 bytes
-	// Sent grows from one hello of a node to the next, also of its next process, so that none counts
-	// twice. Others may: all that they do is to have a kernel asked.
-	Sent uint64
 }
 
-// A datagram is magic, version, kind, Sent, length of the name, the name, and an HMAC-SHA256 of all
-// that.
+// A datagram is magic, version, kind, length of the name, the name, and an HMAC-SHA256 of all that.
 const (
 	magic       = "bthN" // differs from that of hellos, so that none passes for the other
 	version     = 1
-	fixed       = len(magic) + 2 + 8 + 1
+	fixed       = len(magic) + 3
 	maxNodeName = 253
 	mostBytes   = fixed + maxNodeName + sha256.Size
 )
@@ -65,8 +57,7 @@ var (
 
 // Seal returns the datagram, signed with the key.
 func (n Notice) Seal(key []byte) []byte {
-	b := append([]byte(magic), version, byte(n.Kind))
-	b = append(binary.BigEndian.AppendUint64(b, n.Sent), byte(len(n.Node)))
+	b := append([]byte(magic), version, byte(n.Kind), byte(len(n.Node)))
 	b = append(b, n.Node...)
 	return sign(b, b, key)
 }
@@ -81,12 +72,9 @@ func Open(b []byte, keys Keys) (Notice, error) {
 	if !right(keys.Sign) && !slices.ContainsFunc(keys.Accept, right) {
 		return Notice{}, errKey
 	}
-	n := Notice{
-		Kind: Kind(signed[len(magic)+1]), Node: string(signed[fixed:]),
-		Sent: binary.BigEndian.Uint64(signed[len(magic)+2:]),
-	}
+	n := Notice{Kind: Kind(signed[len(magic)+1]), Node: string(signed[fixed:])}
 	switch {
-	case signed[len(magic)] != version || n.Kind < Silent || n.Kind > Hello:
+	case signed[len(magic)] != version || n.Kind != Silent && n.Kind != Serves:
 		return Notice{}, errKind
 	case int(signed[fixed-1]) != len(n.Node):
 		return Notice{}, errFormat
