@@ -2,5 +2,8 @@
 
 package rate_test
 
-// burst is how many frames are sent at once.
-const burst = frames
+// frames are sent to each place of a way, burst of them at once.
+const (
+	frames = 1536
+	burst  = frames
+)

@@ -2,6 +2,9 @@
 
 package rate_test
 
-// burst is how many frames are sent at once: fewer than a veth queues, since an emulated processor
-// may not take them out while they come.
-const burst = 128
+// frames are sent to each place of a way, burst of them at once: fewer than a veth queues, since an
+// emulated processor may not take them out while they come.
+const (
+	frames = 512
+	burst  = 128
+)

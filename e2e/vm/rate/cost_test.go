@@ -18,10 +18,7 @@ import (
 
 // Each place of a way is measured in turn with all others. A run of the kernel's waits for about 30
 // ms in the end, so it has many frames; all of a round are of other flows.
-const (
-	samples = 24
-	frames  = 1536
-)
+const samples = 24
 
 // stops are the places of a way, from one node's interface to the pod's.
 func (r *rack) stops(w way) [][]place {
