@@ -163,7 +163,7 @@ func (s *Speaker) makeDataplane(addresses []netip.Addr) (forwarder, error) {
 
 // makeNotices makes what tells other nodes of deaths, if something on this node uses that.
 func (s *Speaker) makeNotices(dead *deadnodes.Detector) (*notice.Driver, error) {
-	if s.NoticeListen == "" || !s.IPVS && !s.Steering {
+	if s.NoticeListen == "" || !s.Steering {
 		return nil, nil
 	}
 	return notice.New(notice.Config{

@@ -72,7 +72,7 @@ func speakerCommand() *cobra.Command {
 	c.Flags().
 		BoolVar(&options.Steering, "steering", false, "steer connections for LoadBalancerPools with dataplane Steering, if the kernel can; see manifests/steering for what it needs")
 	c.Flags().
-		StringVar(&options.NoticeListen, "notice-listen", ":7470", "with --steering or --ipvs: [address]:port (UDP) where nodes tell each other of dead nodes that not all hear; the same on all nodes; empty: nowhere")
+		StringVar(&options.NoticeListen, "notice-listen", ":7470", "with --steering: [address]:port (UDP) where nodes tell each other of dead nodes that not all hear; the same on all nodes; empty: nowhere")
 	c.Flags().
 		BoolVar(&options.ReportSilent, "report-silent-nodes", false, "say in the Speaker which nodes are not heard any more, for a controller with --fence-dead-nodes; see manifests/fence")
 	c.Flags().StringVar(
