@@ -167,10 +167,8 @@ func (s *Speaker) makeNotices(dead *deadnodes.Detector) (*notice.Driver, error) 
 		return nil, nil
 	}
 	return notice.New(notice.Config{
-		Logger: s.Logger.With(
-			"driver",
-			"notice",
-		), Node: s.Node, Listen: s.NoticeListen, Nodes: s.sources.addresses, Dead: dead,
+		Logger: s.Logger.With("driver", "notice"), Node: s.Node, Listen: s.NoticeListen,
+		Nodes: s.sources.addresses, Dead: dead,
 	})
 }
 

@@ -87,16 +87,16 @@ func (d *Driver) serve(ctx context.Context) error {
 	return d.read(conn)
 }
 
-// read has the detector act on notices until the socket is closed.
+// read has the detector act on notices until the socket is closed, or fails.
 func (d *Driver) read(conn *net.UDPConn) error {
 	var b [mostBytes + 1]byte // what is longer is cut, and refused
 	for {
 		n, _, err := conn.ReadFromUDPAddrPort(b[:])
-		if errors.Is(err, net.ErrClosed) {
+		if err != nil {
 			return err //nolint:wrapcheck // it says what
 		}
 		keys := d.keys.Load()
-		if err != nil || keys == nil {
+		if keys == nil {
 			continue
 		}
 		notice, err := Open(b[:n], *keys)
