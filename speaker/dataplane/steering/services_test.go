@@ -35,8 +35,7 @@ func newModel() *model {
 	}
 }
 
-// apply does what kernel.apply does. A table that Services use must stay as it is but for its
-// marks.
+// apply does what kernel.apply does. A table that Services use must go on deciding as it did.
 func (m *model) apply(c changes) error {
 	for _, p := range c.newPages {
 		if m.pages[p] != nil {
@@ -50,7 +49,7 @@ func (m *model) apply(c changes) error {
 		}
 		for i, s := range w.slots() {
 			at := w.at.start + uint32(i)
-			if was := m.pages[w.at.page][at]; m.used(w.at) && was.WithMoved(false) != s.WithMoved(false) {
+			if m.used(w.at) && !decidesAlike(m.pages[w.at.page][at], s) {
 				return fmt.Errorf("slot %d of %+v changes while packets look there", i, w.at)
 			}
 			m.pages[w.at.page][at] = s
@@ -70,6 +69,23 @@ func (m *model) apply(c changes) error {
 		delete(m.pages, p)
 	}
 	return nil
+}
+
+// decidesAlike reports whether packets find in a slot whom they found before. Its marks may change,
+// and if all ranks are taken, who is remembered in the last ones: another Service that joins the
+// table brings who was first in its own.
+func decidesAlike(was, is decide.Slot) bool {
+	stay := decide.Ranks
+	if last, _ := is.At(decide.Ranks - 1); last != decide.Nobody && is.Moved() {
+		stay = 2
+	}
+	for i := range stay {
+		node, drains := was.At(i)
+		if n, d := is.At(i); n != node || d != drains {
+			return false
+		}
+	}
+	return was.First() == is.First()
 }
 
 func (m *model) used(at location) bool {
@@ -274,6 +290,41 @@ func TestServices_remembers(t *testing.T) {
 		t.Logf("%s: of %d nodes that were first in a slot %d are not asked", name, moved, lost)
 		if name == "at once" && lost > 0 || lost*25 > moved {
 			t.Errorf("%s: of %d nodes that were first in a slot %d are not asked", name, moved, lost)
+		}
+	}
+}
+
+// A Service that joins the table of another one brings whom its packets may be with. Packets of the
+// other one are decided as before.
+func TestServices_joins(t *testing.T) {
+	m, nodes := newModel(), index(6)
+	s := newServices(nil, nil, nil, m.read)
+	on := func(numbers ...int) (members []table.Member) {
+		for _, n := range numbers {
+			members = append(members, table.Member{Node: fmt.Sprint("n", n), Weight: 1})
+		}
+		return members
+	}
+	bring := func(joining []table.Member) {
+		t.Helper()
+		d := Desired{Services: map[string]Service{
+			"there": {Frontends: []Frontend{frontend(1)}, Members: on(1, 2, 3, 4, 5, 6)},
+			"joins": {Frontends: []Frontend{frontend(2)}, Members: joining},
+		}}
+		c, err := s.syncAll(d, nodes, false, start, unasked)
+		if err := errors.Join(err, m.apply(c), m.verify(d, nodes, s)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bring(on(4))
+	at := m.services[keyOf(frontend(1))]
+	bring(on(1, 2, 3, 4, 5, 6))
+	if now := m.services[keyOf(frontend(2))]; now.Page != at.Page || now.Start != at.Start {
+		t.Fatal("Services on the same nodes have two tables")
+	}
+	for i, slot := range m.read(location{at.Page, at.Start}) {
+		if !slices.Contains(ranks(slot), nodes["n4"]) {
+			t.Errorf("slot %d: the node that all connections are with is not asked", i)
 		}
 	}
 }
