@@ -43,7 +43,7 @@ type Config struct {
 // Pace of a Fencer.
 const (
 	podsPerSecond = 100
-	podsAtOnce    = 25 // between two judgements
+	podsAtOnce    = 40 // between two judgements
 	// lookEvery is how often evidence is gathered again while a node is reported.
 	lookEvery = time.Second
 	// controls is how many nodes that nobody reports are asked with those that are.

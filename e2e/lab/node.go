@@ -152,7 +152,7 @@ func (l *Lab) kubeletConfig() map[string]any {
 		"clusterDNS":               dns,
 		"clusterDomain":            "cluster.local",
 		"volumePluginDir":          "/var/lib/kubelet/volume-plugins",
-		"maxPods":                  110,
+		"maxPods":                  160, // a test runs 110, as many as a stock kubelet does, beside ours
 		// The node's heartbeat must arrive well within the controller manager's grace period of 6 s: a
 		// lease of 4 s is renewed every second.
 		"nodeLeaseDurationSeconds":  4,

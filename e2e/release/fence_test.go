@@ -3,9 +3,12 @@
 package release
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -17,6 +20,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/e2e/lab"
@@ -25,34 +29,56 @@ import (
 
 // fenceKills is how often TestFence kills the node; BERTH_FENCE_KILLS is another number.
 // BERTH_FENCE_PODS is another number of Pods on it. With BERTH_FENCE_STOCK=1 Kubernetes gives a
-// node 50 s, as by default, and not 6: a death takes more than a minute then.
+// node 50 s, as by default, and not 6.
 const (
 	fenceKills = 5
 	fencePods  = 5
+	// fencePodsElsewhere is how many Pods each other node has at most.
+	fencePodsElsewhere = 30
 )
 
 // victim is the node that dies, or seems to.
 const victim = "n4"
 
-var fencedApp = stage.App{Namespace: "shop", Name: "web", Nodes: []string{"n2", "n3", victim}, PodsPerNode: fencePods}
+// fencedApps are the Pods of one Service.
+func fencedApps(pods int) []stage.App {
+	app := func(name string, pods int, nodes ...string) stage.App {
+		return stage.App{Namespace: fencedNamespace, Name: name, Group: "fenced", Nodes: nodes, PodsPerNode: pods}
+	}
+	return []stage.App{app("victims", pods, victim), app("others", min(pods, fencePodsElsewhere), "n2", "n3")}
+}
+
+const fencedNamespace = "shop"
 
 // TestFence kills a node, and looks how soon its endpoints are gone, and how many requests fail,
 // with and without --fence-dead-nodes. Then all kinds of things make it seem dead: it must not be
 // fenced, or if all evidence is there, its kubelet must undo that within 15 s.
 func TestFence(t *testing.T) {
-	fencedApp.PodsPerNode = number(t, "BERTH_FENCE_PODS", fencePods)
-	r := &fenceRack{Stage: raise(t, lab.Options{
-		Name: "fence", Nodes: 4, Router: "none", StockGrace: os.Getenv("BERTH_FENCE_STOCK") != "",
-	})}
+	apps := fencedApps(number(t, "BERTH_FENCE_PODS", fencePods))
+	stock := os.Getenv("BERTH_FENCE_STOCK") != ""
+	r := &fenceRack{
+		Stage: raise(t, lab.Options{Name: "fence", Nodes: 4, Router: "none", StockGrace: stock}),
+		pods:  map[string]int{}, patient: !stock,
+	}
+	for _, app := range apps {
+		for _, node := range app.Nodes {
+			r.pods[node] = app.PodsPerNode
+		}
+	}
 	t.Cleanup(func() {
 		if t.Failed() {
 			r.Explain(context.Background(), t.Output())
 		}
 	})
-	must(t, r.Install, func(ctx context.Context) error { return r.Deploy(ctx, fencedApp) }, r.controllersOn("n1"),
+	for _, app := range apps {
+		must(t, func(ctx context.Context) error { return r.Deploy(ctx, app) })
+	}
+	must(t, r.Install, r.controllersOn("n1"),
 		func(ctx context.Context) error { return r.Apply(ctx, fencedConfiguration) },
 		func(ctx context.Context) error {
-			svc, err := r.Create(ctx, r.Expose(fencedApp, "web"))
+			svc := r.Expose(apps[0], "web")
+			svc.Spec.Selector = map[string]string{"group": apps[0].Group}
+			svc, err := r.Create(ctx, svc)
 			if err == nil {
 				r.fronts, err = r.frontsOf(svc)
 			}
@@ -94,6 +120,9 @@ spec: {poolNames: [rack], nodeSelector: {}, serviceSelector: {}}
 // fenceRack is a lab of four nodes: n1 has the controllers, the others have Pods.
 type fenceRack struct {
 	*stage.Stage
+	pods map[string]int // of the Service, by node
+	// patient: Kubernetes itself is to notice a death before the victim boots.
+	patient   bool
 	fronts    []front
 	newcomers *newcomers
 	lost      arrivals // what newcomers saw of deaths since failures was called
@@ -145,35 +174,45 @@ func (r *fenceRack) controllersOn(node string) func(context.Context) error {
 
 // endpoints counts the ready endpoints of the Service, by node.
 func (r *fenceRack) endpoints(ctx context.Context) (map[string]int, error) {
-	found, err := r.Kubernetes.DiscoveryV1().EndpointSlices(fencedApp.Namespace).List(ctx, metav1.ListOptions{
-		LabelSelector: discoveryv1.LabelServiceName + "=web",
-	})
+	found, err := r.Kubernetes.DiscoveryV1().EndpointSlices(fencedNamespace).List(ctx, ofTheService)
 	if err != nil {
 		return nil, err
 	}
+	return readyByNode(slices.Values(found.Items)), nil
+}
+
+var ofTheService = metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=web"}
+
+func readyByNode(all iter.Seq[discoveryv1.EndpointSlice]) map[string]int {
 	counts := map[string]int{}
-	for _, s := range found.Items {
+	for s := range all {
 		for _, e := range s.Endpoints {
 			if e.NodeName != nil && (e.Conditions.Ready == nil || *e.Conditions.Ready) {
 				counts[*e.NodeName]++
 			}
 		}
 	}
-	return counts, nil
+	return counts
+}
+
+// lack says whose endpoints are not all ready; nil: nobody's.
+func (r *fenceRack) lack(counts map[string]int) error {
+	if !maps.Equal(counts, r.pods) {
+		return fmt.Errorf("ready endpoints: %v, want %v", counts, r.pods)
+	}
+	return nil
 }
 
 // isWhole waits until all Pods are endpoints, and each speaker hears all others.
 func (r *fenceRack) isWhole(t *testing.T) {
 	t.Helper()
-	eventually(t, func(ctx context.Context) error {
+	if err := stage.Eventually(t.Context(), wholeWithin, func(ctx context.Context) error {
 		counts, err := r.endpoints(ctx)
 		if err != nil {
 			return err
 		}
-		for _, node := range fencedApp.Nodes {
-			if counts[node] != fencedApp.PodsPerNode {
-				return fmt.Errorf("ready endpoints: %v", counts)
-			}
+		if err := r.lack(counts); err != nil {
+			return err
 		}
 		for _, node := range r.Nodes() {
 			s, err := r.Berth.Speakers.Get(ctx, node, metav1.GetOptions{})
@@ -185,31 +224,54 @@ func (r *fenceRack) isWhole(t *testing.T) {
 			}
 		}
 		return nil
-	})
+	}); err != nil {
+		t.Fatal(err)
+	}
 }
+
+// wholeWithin is more than a node takes to boot and start all its Pods.
+const wholeWithin = 3 * time.Minute
 
 // kill kills the victim, and returns after how long its first and its last ready endpoint were
 // gone.
 func (r *fenceRack) kill(t *testing.T) (first, last time.Duration) {
 	t.Helper()
-	begun := time.Now()
-	must(t, func(ctx context.Context) error { return r.Kill(ctx, victim) })
+	begun := r.die(t)
 	first, last = r.gone(t, begun)
 	r.lost = r.lost.add(r.newcomers.since(begun))
 	r.boot(t)
 	return first, last
 }
 
+// die kills the victim, and returns when nobody reached it any more: its processes are looked for
+// after that.
+func (r *fenceRack) die(t *testing.T) time.Time {
+	t.Helper()
+	begun := time.Now()
+	must(t, func(context.Context) error { return r.Cut(victim) }, func(ctx context.Context) error { return r.Kill(ctx, victim) })
+	return begun
+}
+
 // boot boots the victim again, when Kubernetes has noticed that it was dead: else its death could
-// not be told from a false alarm.
+// not be told from a false alarm. Where that takes long, this test writes it to the Node, as the
+// node lifecycle controller would.
 func (r *fenceRack) boot(t *testing.T) {
 	t.Helper()
 	if err := stage.Eventually(t.Context(), goneWithin, func(ctx context.Context) error {
-		node, err := r.Kubernetes.CoreV1().Nodes().Get(ctx, victim, metav1.GetOptions{})
-		if err == nil && nodeReady(node) == corev1.ConditionTrue {
-			err = errors.New("the Node is Ready")
+		nodes := r.Kubernetes.CoreV1().Nodes()
+		node, err := nodes.Get(ctx, victim, metav1.GetOptions{})
+		if err != nil || nodeReady(node) != corev1.ConditionTrue {
+			return err
 		}
-		return err
+		if !r.patient {
+			for i := range node.Status.Conditions {
+				if c := &node.Status.Conditions[i]; c.Type == corev1.NodeReady {
+					c.Status, c.Reason = corev1.ConditionUnknown, "NodeStatusUnknown"
+				}
+			}
+			_, err = nodes.UpdateStatus(ctx, node, metav1.UpdateOptions{})
+		}
+		return cmp.Or(err, errors.New("the Node is Ready"))
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -234,23 +296,43 @@ func (r *fenceRack) gone(t *testing.T, begun time.Time) (first, last time.Durati
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), goneWithin)
 	defer cancel()
-	if err := stage.Eventually(ctx, goneWithin, func(ctx context.Context) error {
-		counts, err := r.endpoints(ctx)
-		if err != nil {
-			return err
+	of := r.Kubernetes.DiscoveryV1().EndpointSlices(fencedNamespace)
+	listed, err := of.List(ctx, ofTheService)
+	if err != nil {
+		t.Fatal(err)
+	}
+	since := ofTheService
+	since.ResourceVersion = listed.ResourceVersion
+	changes, err := of.Watch(ctx, since)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer changes.Stop()
+	now := map[string]discoveryv1.EndpointSlice{}
+	for _, s := range listed.Items {
+		now[s.Name] = s
+	}
+	for {
+		counts := readyByNode(maps.Values(now))
+		for node, pods := range r.pods {
+			if node != victim && counts[node] < pods {
+				t.Errorf("others' endpoints went, too: %v", counts)
+			}
 		}
-		if counts["n2"] < fencedApp.PodsPerNode || counts["n3"] < fencedApp.PodsPerNode {
-			t.Errorf("others' endpoints went, too: %v", counts)
-		}
-		if last = time.Since(begun); first == 0 && counts[victim] < fencedApp.PodsPerNode {
+		if last = time.Since(begun); first == 0 && counts[victim] < r.pods[victim] {
 			first = last
 		}
-		if counts[victim] > 0 {
-			return fmt.Errorf("%d endpoints on %s", counts[victim], victim)
+		if counts[victim] == 0 {
+			break
 		}
-		return nil
-	}); err != nil {
-		t.Fatal(err)
+		change := <-changes.ResultChan()
+		changed, is := change.Object.(*discoveryv1.EndpointSlice)
+		if !is {
+			t.Fatalf("%d endpoints on %s; then %+v", counts[victim], victim, change)
+		}
+		if now[changed.Name] = *changed; change.Type == watch.Deleted {
+			delete(now, changed.Name)
+		}
 	}
 	<-time.After(2 * arrivePatient) // kube-proxy, and the last requests
 	return first, last
@@ -269,7 +351,7 @@ func (r *fenceRack) kills(t *testing.T) {
 	for name, all := range map[string][]time.Duration{"first": firsts, "last": lasts} {
 		slices.Sort(all)
 		fmt.Printf("fence/%s_endpoint_gone median %.2f s, at most %.2f s (of %d deaths, %d Pods each)\n",
-			name, all[len(all)/2].Seconds(), all[len(all)-1].Seconds(), len(all), fencedApp.PodsPerNode)
+			name, all[len(all)/2].Seconds(), all[len(all)-1].Seconds(), len(all), r.pods[victim])
 	}
 	fmt.Printf("fence/requests %s\n", r.failures(len(lasts)))
 	if told := r.events(t, "Fenced"); len(told) == 0 {
@@ -294,11 +376,10 @@ func number(t *testing.T, variable string, usual int) int {
 // leaderDies kills the victim, and the leading controller as soon as the first endpoint is gone:
 // its successor goes on, and nobody else is fenced.
 func (r *fenceRack) leaderDies(t *testing.T) {
-	begun := time.Now()
-	must(t, func(ctx context.Context) error { return r.Kill(ctx, victim) })
+	begun := r.die(t)
 	eventually(t, func(ctx context.Context) error {
 		counts, err := r.endpoints(ctx)
-		if err == nil && counts[victim] == fencedApp.PodsPerNode {
+		if err == nil && counts[victim] == r.pods[victim] {
 			err = errors.New("all endpoints are there")
 		}
 		return err
@@ -536,9 +617,7 @@ func (r *fenceRack) alarm(t *testing.T, a falseAlarm) {
 	defer over()
 	fenced := stage.Eventually(ctx, alarmLasts, func(ctx context.Context) error {
 		counts, err := r.endpoints(ctx)
-		if err == nil && !slices.ContainsFunc(fencedApp.Nodes, func(node string) bool {
-			return counts[node] < fencedApp.PodsPerNode
-		}) {
+		if err == nil && r.lack(counts) == nil {
 			err = errors.New("all endpoints are there")
 		}
 		return err

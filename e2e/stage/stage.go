@@ -234,8 +234,9 @@ spec:
 	if err != nil {
 		return fmt.Errorf("deploy %s: %w", app.Name, err)
 	}
+	within := time.Minute + time.Duration(app.PodsPerNode)*time.Second
 	if _, err := s.Kubectl(
-		ctx, "", "-n", app.Namespace, "rollout", "status", "deployment/"+app.Name, "--timeout=60s",
+		ctx, "", "-n", app.Namespace, "rollout", "status", "deployment/"+app.Name, "--timeout="+within.String(),
 	); err != nil {
 		return fmt.Errorf("deploy %s: %w", app.Name, err)
 	}
