@@ -87,11 +87,11 @@ func (s *Speaker) makeDrivers(
 	dead := deadnodes.New(deadnodes.Config{
 		Node: s.Node, Addresses: s.sources.nodeAddresses, Ports: s.portsOfNodes(),
 	})
-	notices, err := s.makeNotices(dead)
+	steers, err := s.makeSteerer(dead)
 	if err != nil {
 		return drivers{}, err
 	}
-	steers, err := s.makeSteerer(dead)
+	notices, err := s.makeNotices(dead, steers)
 	if err != nil {
 		return drivers{}, err
 	}
@@ -162,13 +162,17 @@ func (s *Speaker) makeDataplane(addresses []netip.Addr) (forwarder, error) {
 }
 
 // makeNotices makes what tells other nodes of deaths, if something on this node uses that.
-func (s *Speaker) makeNotices(dead *deadnodes.Detector) (*notice.Driver, error) {
+func (s *Speaker) makeNotices(dead *deadnodes.Detector, steers steerer) (*notice.Driver, error) {
 	if s.NoticeListen == "" || !s.Steering {
 		return nil, nil
 	}
 	return notice.New(notice.Config{
 		Logger: s.Logger.With("driver", "notice"), Node: s.Node, Listen: s.NoticeListen,
 		Nodes: s.sources.addresses, Dead: dead,
+		Serves: func() bool {
+			report, asked := steers.Report()
+			return asked && report.Lacking == ""
+		},
 	})
 }
 

@@ -815,6 +815,9 @@ func (p *planner) reviewFreshness() {
 // announceState has the drivers act on a state. mu is held.
 func (p *planner) announceState(state v1alpha1.SpeakerState) {
 	p.current = state
+	if p.notices != nil {
+		p.notices.SetReady(state == v1alpha1.SpeakerAnnouncing || state == v1alpha1.SpeakerLeaving)
+	}
 	switch state {
 	case v1alpha1.SpeakerAnnouncing:
 		p.l2.SetState(l2.Ready)

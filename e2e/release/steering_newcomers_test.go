@@ -27,7 +27,8 @@ const (
 // each front, over TCP and UDP.
 type newcomers struct {
 	mu    sync.Mutex
-	tries []try // guarded by mu; in the order in which they ended
+	tries []try  // guarded by mu; in the order in which they ended
+	only  string // guarded by mu; the front that counts; empty: all do
 }
 
 type try struct {
@@ -79,6 +80,13 @@ func (n *newcomers) try(ctx context.Context, s *stage.Stage, f front, network st
 	n.tries = append(n.tries, try{begun, f.name, network, err})
 }
 
+// count has only those to this front count; empty: to all.
+func (n *newcomers) count(only string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.only = only
+}
+
 // arrivals are what newcomers saw in some time.
 type arrivals struct {
 	tried, failed int
@@ -115,7 +123,9 @@ func (a arrivals) String() string {
 // since returns what those saw that came since then and have ended by now, and forgets them.
 func (n *newcomers) since(begun time.Time) arrivals {
 	n.mu.Lock()
-	tries := slices.DeleteFunc(n.tries, func(one try) bool { return one.begun.Before(begun) })
+	tries := slices.DeleteFunc(n.tries, func(one try) bool {
+		return one.begun.Before(begun) || n.only != "" && one.front != n.only
+	})
 	n.tries = nil
 	n.mu.Unlock()
 	slices.SortFunc(tries, func(a, b try) int { return a.begun.Compare(b.begun) })

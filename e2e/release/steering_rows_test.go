@@ -34,9 +34,12 @@ type steeringRow struct {
 	// controls: connections without second chance must break.
 	controls bool
 	// slow: Pods are, so that new connections may fail.
-	slow  bool
-	begin func(t *testing.T)
-	end   func(t *testing.T) // nil: it goes by by itself
+	slow bool
+	// front is the only one by which new connections count; empty: all do.
+	front  string
+	before func(t *testing.T) // what is not part of it; nil: nothing
+	begin  func(t *testing.T)
+	end    func(t *testing.T) // nil: it goes by by itself
 }
 
 func (r *steeringRack) rows() []steeringRow {
@@ -92,6 +95,27 @@ func (r *steeringRack) deathRows() []steeringRow {
 			},
 			end: func(t *testing.T) {
 				must(t, func(ctx context.Context) error { return r.Resume(ctx, "heart@n3") })
+				heal("n2")(t)
+			},
+		},
+		{
+			// Without hellos on the segment it is the API that tells who answers there: that is another test.
+			name: "no_segment", does: "a node with Pods dies, and no node ever heard another on a segment",
+			gone: []string{"n2"}, dies: true, controls: true, front: "routed",
+			before: func(t *testing.T) {
+				must(t, func(ctx context.Context) error { return r.FilterEtherType(ctx, etherType) })
+				lasts(t, settles)
+				for _, node := range r.Nodes() { // those that begin now have heard nobody
+					must(t, func(ctx context.Context) error {
+						return errors.Join(r.Kill(ctx, "heart@"+node), r.Kill(ctx, "speaker@"+node))
+					})
+				}
+				eventually(t, r.AwaitBerth)
+				lasts(t, 5*settles) // they look who is to watch them
+			},
+			begin: cut("n2"),
+			end: func(t *testing.T) {
+				must(t, r.PassAll)
 				heal("n2")(t)
 			},
 		},
@@ -191,6 +215,10 @@ func (r *steeringRack) alarmRows() []steeringRow {
 
 // try has a row happen, and judges. Connections that begin before it goes by must live on, too.
 func (r *steeringRack) try(t *testing.T, row steeringRow) {
+	r.newcomers.count(row.front)
+	if row.before != nil {
+		row.before(t)
+	}
 	r.held.renewControls(t)
 	begun := time.Now()
 	row.begin(t)

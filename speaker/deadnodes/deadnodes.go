@@ -74,6 +74,7 @@ type Detector struct {
 	// asked. Both have nothing to do with what this node hears. Guarded by mu.
 	far     map[string]*farNode
 	noticed map[string]time.Time
+	wards   map[string]bool // guarded by mu; those that this node watches and that answer
 }
 
 // silentNode is a node that is heard on no interface any more.
@@ -103,7 +104,7 @@ func newDetector(answers func(context.Context, string) bool) *Detector {
 	return &Detector{
 		answers: answers, every: askEvery, changed: async.NewSignal(), told: async.NewSignal(),
 		begun: async.NewSignal(), news: async.NewSignal(), exists: func(string) bool { return true },
-		far: map[string]*farNode{}, noticed: map[string]time.Time{},
+		far: map[string]*farNode{}, noticed: map[string]time.Time{}, wards: map[string]bool{},
 		heard: map[string]map[string]bool{}, lost: map[string]map[string]time.Time{},
 		silent: map[string]*silentNode{}, ahead: map[string]*question{}, booted: map[string]time.Time{},
 	}
@@ -118,7 +119,7 @@ func (d *Detector) notify() {
 	d.tell()
 }
 
-// tell tells that Silences or Serves returns something else.
+// tell tells that Silences, News or Serves returns something else.
 func (d *Detector) tell() {
 	d.told.Notify()
 	d.news.Notify()
@@ -488,6 +489,7 @@ func (d *Detector) Keep(has func(node string) bool) {
 	maps.DeleteFunc(d.lost, func(node string, _ map[string]time.Time) bool { return !has(node) })
 	maps.DeleteFunc(d.booted, func(node string, _ time.Time) bool { return !has(node) })
 	maps.DeleteFunc(d.noticed, func(node string, _ time.Time) bool { return !has(node) })
+	maps.DeleteFunc(d.wards, func(node string, _ bool) bool { return !has(node) })
 	for node, f := range d.far {
 		if !has(node) {
 			d.forget(node, f)

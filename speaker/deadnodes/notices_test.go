@@ -113,3 +113,85 @@ func TestDetector_notices(t *testing.T) {
 		}
 	})
 }
+
+// A node that this one watches and that does not answer is asked on and on. Others are told while
+// its kernel does not answer, and once it serves again.
+func TestDetector_wards(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rack := &rackOf{answers: map[string]bool{"ward": true}}
+		d := newDetector(func(ctx context.Context, node string) bool {
+			rack.mu.Lock()
+			answers := rack.answers[node]
+			rack.mu.Unlock()
+			if !answers {
+				<-time.After(200 * time.Millisecond) // of the clock of the bubble
+			}
+			return answers
+		})
+		d.exists = func(node string) bool { return node != "nobody" }
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- d.Run(ctx) }()
+		is := func(when, suspects, lost, news string, serves bool) {
+			t.Helper()
+			synctest.Wait()
+			text := func(nodes map[string]bool) string { return strings.Join(slices.Sorted(maps.Keys(nodes)), " ") }
+			if got := text(d.Suspects()); got != suspects {
+				t.Errorf("%s: suspects %q, want %q", when, got, suspects)
+			}
+			if got := text(d.Lost()); got != lost {
+				t.Errorf("%s: lost %q, want %q", when, got, lost)
+			}
+			if got := strings.Join(d.News(), " "); got != news {
+				t.Errorf("%s: news %q, want %q", when, got, news)
+			}
+			if got := d.Serves("ward"); got != serves {
+				t.Errorf("%s: serves %t", when, got)
+			}
+			if got := d.Silences(); len(got) > 0 {
+				t.Errorf("%s: it tells those that fence: %v", when, got)
+			}
+		}
+		wait := func(d time.Duration) { <-time.After(d) }
+		d.WardServes("nobody")
+		d.WardSilent("nobody")
+		d.WardServes("ward")
+		is("it answers", "", "", "", true)
+		d.WardSilent("ward")
+		is("its speaker is away", "", "", "", false)
+		wait(time.Minute)
+		rack.set("ward", false)
+		wait(10250 * time.Millisecond)
+		is("it dies while its speaker is away", "ward", "ward", "ward", false)
+		rack.set("ward", true)
+		wait(12 * time.Second)
+		is("it boots", "ward", "ward", "", false)
+		d.WardServes("ward")
+		is("its speaker is ready", "", "", "", true)
+		rack.set("ward", false)
+		d.WardSilent("ward")
+		is("it does not answer at once", "ward", "", "ward", false)
+		wait(250 * time.Millisecond)
+		is("its kernel does not either", "ward", "ward", "ward", false)
+		wait(newsFor)
+		is("it has been told for long", "ward", "ward", "", false)
+		d.WardLeft("ward")
+		wait(time.Minute)
+		is("it is watched no longer, and dead", "ward", "ward", "", false)
+		rack.set("ward", true)
+		wait(speakerAtMost + time.Minute)
+		is("it lives", "", "", "", false)
+		if len(d.far) > 0 || len(d.wards) > 0 {
+			t.Errorf("it is remembered: %v %v", d.far, d.wards)
+		}
+		d.WardServes("ward")
+		rack.set("ward", false)
+		d.WardSilent("ward")
+		d.Keep(func(string) bool { return false })
+		is("there is no such node any more", "", "", "", false)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}

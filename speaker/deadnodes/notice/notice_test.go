@@ -5,9 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,47 +24,48 @@ var (
 )
 
 func TestOpen(t *testing.T) {
-	n := Notice{Kind: Silent, Node: "n1"}
+	n := Notice{Kind: Answer, Node: "n1", Number: 1<<63 + 7}
 	keys := Keys{Sign: newKey, Accept: [][]byte{oldKey}}
 	for _, key := range [][]byte{oldKey, newKey} {
-		if got, err := Open(n.Seal(key), keys); err != nil || got != n {
+		if got, err := Open(n.Seal("me", key), "me", keys); err != nil || got != n {
 			t.Errorf("%v: %v", got, err)
 		}
 	}
 	resealed := func(change func(b []byte) []byte) []byte {
-		b := n.Seal(newKey)
+		b := n.Seal("me", newKey)
 		b = change(b[:len(b)-32])
-		return sign(b, b, newKey)
+		return sign(b, b, "me", newKey)
 	}
 	for what, c := range map[string]struct {
 		b    []byte
 		keys Keys
 		want error
 	}{
-		"another cluster's":     {n.Seal([]byte("another key")), keys, errKey},
-		"no key":                {n.Seal(nil), Keys{}, errKey},
-		"cut":                   {n.Seal(newKey)[:20], keys, errFormat},
-		"a bit is another":      {append(n.Seal(newKey)[:7], n.Seal(newKey)[6:]...), keys, errKey},
-		"no name":               {Notice{Kind: Silent}.Seal(newKey), keys, errFormat},
-		"too long":              {Notice{Kind: Silent, Node: strings.Repeat("n", 254)}.Seal(newKey), keys, errFormat},
+		"another cluster's":     {n.Seal("me", []byte("another key")), keys, errKey},
+		"for another node":      {n.Seal("you", newKey), keys, errKey},
+		"no key":                {n.Seal("me", nil), Keys{}, errKey},
+		"cut":                   {n.Seal("me", newKey)[:20], keys, errFormat},
+		"a bit is another":      {append(n.Seal("me", newKey)[:7], n.Seal("me", newKey)[6:]...), keys, errKey},
+		"no name":               {Notice{Kind: Silent}.Seal("me", newKey), keys, errFormat},
+		"too long":              {Notice{Kind: Silent, Node: strings.Repeat("n", 254)}.Seal("me", newKey), keys, errFormat},
 		"a name that is longer": {resealed(func(b []byte) []byte { return append(b, 'x') }), keys, errFormat},
-		"a kind to come":        {resealed(func(b []byte) []byte { b[5] = 9; return b }), keys, errKind},
+		"a kind to come":        {resealed(func(b []byte) []byte { b[5] = byte(Answer) + 1; return b }), keys, errKind},
 		"a version to come":     {resealed(func(b []byte) []byte { b[4] = 2; return b }), keys, errKind},
 		"a hello":               {resealed(func(b []byte) []byte { copy(b, "bert"); return b }), keys, errFormat},
 	} {
-		if got, err := Open(c.b, c.keys); !errors.Is(err, c.want) {
+		if got, err := Open(c.b, "me", c.keys); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, %v; want %v", what, got, err, c.want)
 		}
 	}
 }
 
 func FuzzOpen(f *testing.F) {
-	f.Add(Notice{Kind: Silent, Node: "n1"}.Seal(newKey))
+	f.Add(Notice{Kind: Silent, Node: "n1"}.Seal("me", newKey))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, b := range [][]byte{b, sign(b[:len(b):len(b)], b, newKey)} {
-			n, err := Open(b, Keys{Sign: newKey})
-			if err == nil && string(n.Seal(newKey)) != string(b) {
-				t.Errorf("%q opens as %v, which is %q", b, n, n.Seal(newKey))
+		for _, b := range [][]byte{b, sign(b[:len(b):len(b)], b, "me", newKey)} {
+			n, err := Open(b, "me", Keys{Sign: newKey})
+			if err == nil && string(n.Seal("me", newKey)) != string(b) {
+				t.Errorf("%q opens as %v, which is %q", b, n, n.Seal("me", newKey))
 			}
 		}
 	})
@@ -119,15 +124,23 @@ func TestLedger(t *testing.T) {
 	}
 }
 
-// A node that does not hear another learns by a notice of one that did that it is dead, and that it
-// serves again, by real sockets.
-func TestDriver(t *testing.T) {
-	addresses := map[string][]netip.Addr{
-		"witness": {netip.MustParseAddr("127.0.0.1")}, "far": {netip.MustParseAddr("127.0.0.2")},
-		"victim": {netip.MustParseAddr("127.0.0.3")}, "other": {netip.MustParseAddr("127.0.0.4")},
-	}
-	// No kernel takes or refuses a connection at the broadcast address.
-	dead := map[string][]netip.Addr{"victim": {netip.MustParseAddr("255.255.255.255")}}
+// farm is nodes on loopback, each with a real socket.
+type farm struct {
+	port      string
+	addresses func(node string) []netip.Addr // where kernels are asked
+	nodes     map[string][]netip.Addr
+}
+
+// nowhere is the broadcast address: no kernel takes or refuses a connection there.
+var nowhere = netip.MustParseAddr("255.255.255.255")
+
+// loopback is the address of node n0, n1, ...
+func loopback(node string) netip.Addr {
+	return netip.MustParseAddr(strings.Replace(node, "n", "127.0.0.1", 1))
+}
+
+func newFarm(t *testing.T, addresses func(node string) []netip.Addr, nodes int) *farm {
+	t.Helper()
 	free, err := net.ListenPacket("udp", "127.0.0.9:0") //nolint:noctx // it does not wait
 	if err != nil {
 		t.Fatal(err)
@@ -136,65 +149,268 @@ func TestDriver(t *testing.T) {
 	if err := free.Close(); err != nil {
 		t.Fatal(err)
 	}
-	begin := func(node string) (*deadnodes.Detector, *Driver) {
-		d := deadnodes.New(deadnodes.Config{
-			Node: node, Ports: []uint16{1},
-			Addresses: func(name string) []netip.Addr {
-				if a := dead[name]; a != nil {
-					return a
-				}
-				return addresses[name]
-			},
-		})
-		driver, err := New(Config{
-			Logger: slog.New(
-				slog.DiscardHandler,
-			), Node: node, Listen: net.JoinHostPort(addresses[node][0].String(), port),
-			Nodes: func() map[string][]netip.Addr { return addresses }, Dead: d,
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		driver.SetKeys(Keys{Sign: newKey})
-		ctx, cancel := context.WithCancel(t.Context())
-		runs := make(chan error, 2)
-		go func() { runs <- d.Run(ctx) }()
-		go func() { runs <- driver.Run(ctx) }()
-		t.Cleanup(func() {
-			cancel()
-			for range 2 {
-				if err := <-runs; err != nil {
-					t.Error(err)
-				}
+	f := &farm{port: port, addresses: addresses, nodes: map[string][]netip.Addr{}}
+	for i := range nodes {
+		f.nodes[fmt.Sprint("n", i)] = []netip.Addr{loopback(fmt.Sprint("n", i))}
+	}
+	return f
+}
+
+// begin begins a node that serves. It may be stopped; in the end it is.
+func (f *farm) begin(t *testing.T, node string) (d *deadnodes.Detector, driver *Driver, stop func()) {
+	t.Helper()
+	d = deadnodes.New(deadnodes.Config{Node: node, Ports: []uint16{1}, Addresses: f.addresses})
+	driver, err := New(Config{
+		Logger: slog.New(slog.DiscardHandler), Node: node, Listen: net.JoinHostPort(loopback(node).String(), f.port),
+		Nodes: func() map[string][]netip.Addr { return f.nodes }, Dead: d, Serves: func() bool { return true },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	driver.SetKeys(Keys{Sign: newKey})
+	driver.SetReady(true)
+	ctx, cancel := context.WithCancel(t.Context())
+	var runs sync.WaitGroup
+	for _, run := range []func(context.Context) error{d.Run, driver.Run} {
+		runs.Go(func() {
+			if err := run(ctx); err != nil {
+				t.Error(err)
 			}
 		})
-		return d, driver
 	}
-	witness, _ := begin("witness")
-	far, _ := begin("far")
-	_, stranger := begin("other")
-	stranger.SetKeys(Keys{Sign: oldKey})
-	becomes := func(what string, is func() bool) {
-		t.Helper()
-		late := time.After(10 * time.Second)
-		for !is() {
-			select {
-			case <-far.Changed():
-			case <-late:
-				t.Fatalf("%s: never", what)
-			}
+	stop = func() { cancel(); runs.Wait() }
+	t.Cleanup(stop)
+	return d, driver, stop
+}
+
+func until(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	late, again := time.After(30*time.Second), time.NewTicker(10*time.Millisecond)
+	defer again.Stop()
+	for !is() {
+		select {
+		case <-again.C:
+		case <-late:
+			t.Fatalf("never: %s", what)
 		}
 	}
-	for _, node := range []string{"victim", "other"} {
-		witness.Heard(node, "eth0")
+}
+
+// A node that does not hear another learns by a notice of one that did that it is dead; a notice
+// with another cluster's key says nothing.
+func TestDriver(t *testing.T) {
+	const witness, victim, stranger, far = "n0", "n1", "n2", "n3"
+	rack := newFarm(t, func(node string) []netip.Addr {
+		if node == victim {
+			return []netip.Addr{nowhere}
+		}
+		return []netip.Addr{loopback(node)}
+	}, 4)
+	hears, _, _ := rack.begin(t, witness)
+	strange, driver, _ := rack.begin(t, stranger)
+	driver.SetKeys(Keys{Sign: oldKey})
+	learns, _, _ := rack.begin(t, far)
+	for _, d := range []*deadnodes.Detector{hears, strange} {
+		d.Heard(victim, "eth0")
+		d.Heard("n9", "eth0")
 	}
-	witness.Silent("victim", "eth0", false)
-	becomes(
-		"the victim is dead for who never heard it",
-		func() bool { return far.Dead()["victim"] && far.Lost()["victim"] },
-	)
-	if silences := far.Silences(); len(silences) > 0 {
+	strange.Silent(victim, "eth0", false)
+	until(t, "the stranger knows", func() bool { return strange.Dead()[victim] })
+	<-time.After(500 * time.Millisecond) // three notices of the stranger's
+	if len(learns.Suspects()) > 0 {
+		t.Error("a notice with another cluster's key counts")
+	}
+	hears.Silent(victim, "eth0", false)
+	until(t, "the victim is dead for who never heard it", func() bool { return learns.Lost()[victim] })
+	if silences := learns.Silences(); len(silences) > 0 {
 		t.Errorf("it tells what it was told: %v", silences)
+	}
+}
+
+// Of nodes that hear nobody on a segment three watch each. They learn that it is dead since it does
+// not answer, and tell all; a speaker that is away says nothing. Those that fence are told nothing.
+func TestDriver_watch(t *testing.T) {
+	const victim, deaf = "n0", "n1"
+	var gone atomic.Bool
+	rack := newFarm(t, func(node string) []netip.Addr {
+		if node == victim && gone.Load() {
+			return []netip.Addr{nowhere}
+		}
+		return []netip.Addr{loopback(node)}
+	}, 7)
+	var others []*deadnodes.Detector
+	end := func() {}
+	for node := range rack.nodes {
+		switch d, _, stop := rack.begin(t, node); node {
+		case victim:
+			end = stop
+		case deaf:
+			stop() // it may be chosen, and does not watch
+		default:
+			others = append(others, d)
+		}
+	}
+	watching := func() (n int) {
+		for _, d := range others {
+			if d.Serves(victim) {
+				n++
+			}
+		}
+		return n
+	}
+	all := func(is func(*deadnodes.Detector) bool) func() bool {
+		return func() bool {
+			return !slices.ContainsFunc(others, func(d *deadnodes.Detector) bool { return !is(d) })
+		}
+	}
+	until(t, "three watch it", func() bool { return watching() == mostWatchers })
+	end()
+	until(t, "they do not any more", func() bool { return watching() == 0 })
+	<-time.After(time.Second)
+	if !all(func(d *deadnodes.Detector) bool { return !d.Suspects()[victim] })() {
+		t.Error("its speaker is away, and its kernel answers, and it is suspected")
+	}
+	gone.Store(true)
+	until(t, "all know that it is dead", all(func(d *deadnodes.Detector) bool { return d.Lost()[victim] }))
+	if !all(func(d *deadnodes.Detector) bool { return len(d.Silences()) == 0 })() {
+		t.Error("a controller that fences would be told what no segment shows")
+	}
+	gone.Store(false)
+	rack.begin(t, victim)
+	until(t, "all know that it lives", all(func(d *deadnodes.Detector) bool { return !d.Suspects()[victim] }))
+	until(t, "it is watched again", func() bool { return watching() == mostWatchers })
+	for _, d := range others {
+		for _, node := range slices.Collect(maps.Keys(d.Suspects())) {
+			if node != deaf {
+				t.Errorf("%s is suspected", node)
+			}
+		}
+	}
+}
+
+func at(d time.Duration) time.Time { return time.Unix(0, 0).Add(d) }
+
+// Who does not answer is missed once, until it answers again. A node that is late itself, and one
+// that gets old answers, misses nobody.
+func TestWards(t *testing.T) {
+	w, now := newWards(1<<64-3, at(0)), time.Duration(0)
+	answering := map[string]bool{"a": true, "b": true}
+	var log []string
+	run := func(until time.Duration) {
+		for now += askEvery; now <= until; now += askEvery {
+			ask, missed, left := w.round(at(now))
+			for _, node := range ask {
+				if answering[node] && w.answer(node, w.number, at(now)) {
+					log = append(log, "+"+node)
+				}
+			}
+			for _, node := range missed {
+				log = append(log, fmt.Sprintf("-%s %s", node, now))
+			}
+			for _, node := range left {
+				log = append(log, fmt.Sprintf("left %s %s", node, now))
+			}
+		}
+		now = until
+	}
+	expect := func(when, want string) {
+		t.Helper()
+		slices.Sort(log)
+		if got := strings.Join(log, ", "); got != want {
+			t.Errorf("%s: %s; want %s", when, got, want)
+		}
+		log = nil
+	}
+	for _, node := range []string{"a", "b", "c"} {
+		w.invite(node, at(0))
+	}
+	run(time.Second)
+	expect("two answer, and one never does", "+a, +b")
+	answering["a"] = false
+	old := w.number
+	run(2 * time.Second)
+	expect("one does not", "-a 1.25s")
+	if w.answer("a", old-1, at(now)) || w.answer("a", w.number+1, at(now)) || w.answer("d", w.number, at(now)) {
+		t.Error("an answer counts that is old, or to nothing that was asked, or of nobody that was")
+	}
+	answering["a"] = true
+	run(3 * time.Second)
+	expect("it does again", "+a")
+	now += 10 * time.Second
+	run(now + time.Second)
+	expect("this node slept", "")
+	answering["a"] = false
+	from := now
+	run(wardFor + 30*time.Second)
+	expect("two leave for ever, one of which never answered", fmt.Sprintf(
+		"-a %s, left a %s, left c %s", from+missedAfter+askEvery, from+wardFor+askEvery, wardFor+askEvery,
+	))
+	for i := range 2 * mostWards {
+		w.invite(fmt.Sprint("n", i), at(now))
+	}
+	if len(w.byNode) != mostWards {
+		t.Errorf("%d wards", len(w.byNode))
+	}
+}
+
+// Each node has three watchers; few change when another node comes; who does not watch is replaced,
+// and tried again later.
+func TestWatchers(t *testing.T) {
+	var names []string
+	for i := range 100 {
+		names = append(names, fmt.Sprint("n", i))
+	}
+	load, moved := map[string]int{}, 0
+	for _, node := range names {
+		may := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == node })
+		before := newWatchers(node).invite(may, at(0))
+		for _, w := range before {
+			load[w]++
+		}
+		for _, w := range newWatchers(node).invite(append(may, "new"), at(0)) {
+			if !slices.Contains(before, w) {
+				moved++
+			}
+		}
+	}
+	for node, n := range load {
+		if n > 12 {
+			t.Errorf("%s watches %d", node, n)
+		}
+	}
+	if moved > 12 {
+		t.Errorf("%d of 300 watchers are others since a node came", moved)
+	}
+	w := newWatchers("self")
+	if got := w.invite([]string{"b"}, at(0)); !slices.Equal(got, []string{"b"}) {
+		t.Errorf("of two nodes: %v", got)
+	}
+	deaf := w.invite(names, at(time.Second))[0]
+	invited := 0
+	for now := 2 * time.Second; now < anotherFor; now += time.Second {
+		for _, node := range w.invite(names, at(now)) {
+			invited++
+			if node == deaf && now > inviteEvery {
+				t.Errorf("%s is asked still after %v", deaf, now)
+			}
+		}
+		for node := range w.chosen {
+			if node != deaf {
+				w.ask(node, at(now))
+			}
+		}
+	}
+	if most := mostWatchers * int(anotherFor/inviteEvery+1); invited > most {
+		t.Errorf("%d were asked in a minute, want %d at most", invited, most)
+	}
+	watch := 0
+	for _, one := range w.chosen {
+		if one.failed.IsZero() {
+			watch++
+		}
+	}
+	if watch != mostWatchers {
+		t.Errorf("%d watch", watch)
 	}
 }
 
