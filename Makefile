@@ -123,7 +123,7 @@ SEED ?=
 soak: preflight fetch binaries ## faults of all kinds and changes at random on the lab for SOAK (1h), judged by a capture, the router and the API; prints a seed and a summary, writes bin/soak.svg (root; SEED=N repeats)
 	cd e2e && BERTH_SOAK=$(SOAK) BERTH_FAULTS_SEED=$(SEED) go test -tags release -count=1 -v -timeout 0 -run '^TestSoak$$' ./release
 
-test-minors: preflight packages binaries ## the tests of the API on each minor version of Kubernetes; writes the table in the docs (root; about 15 minutes for each version the first time; MINORS="v1.34.4" for some)
+test-minors: preflight packages binaries ## the tests of the API, and of nodes that die, on each minor version of Kubernetes; writes the table in the docs (root; about 20 minutes for each version the first time; MINORS="v1.34.4" for some)
 	cd e2e && go run ./cmd/minors $(MINORS)
 	cd tools && go run ./minors ../e2e/cmd/minors/results.json ../docs/reference/versions.md
 

@@ -29,7 +29,7 @@ func raise(t *testing.T, options lab.Options) *stage.Stage {
 	name := os.Getenv("BERTH_LAB")
 	l, err := lab.Open(name)
 	if name == "" {
-		options.Log = t.Output()
+		options.Log, options.Kubernetes = t.Output(), os.Getenv("BERTH_KUBERNETES") // for `make test-minors`
 		l, err = lab.Up(t.Context(), options)
 	}
 	if err != nil {

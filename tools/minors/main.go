@@ -60,7 +60,7 @@ func table(recorded []byte) (string, error) {
 		return "", err
 	}
 	var out strings.Builder
-	out.WriteString("| Kubernetes | tests of the API that passed | that failed | Berth | on |\n|---|---|---|---|---|\n")
+	out.WriteString("| Kubernetes | tests that passed | that failed | Berth | on |\n|---|---|---|---|---|\n")
 	for _, r := range slices.Backward(results) {
 		if r.Tested == "" {
 			fmt.Fprintf(&out, "| %s | not tested yet | | | |\n", r.Kubernetes)

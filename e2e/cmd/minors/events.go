@@ -18,7 +18,6 @@ type event struct {
 // read counts the tests that passed, subtests not among them, and notes those that failed. What
 // failed tests printed goes to log.
 func (r *result) read(events *json.Decoder, log io.Writer) error {
-	r.Passed, r.Failed = 0, []string{}
 	printed := map[string]*strings.Builder{}
 	for {
 		var e event

@@ -1,8 +1,9 @@
 //go:build linux
 
-// Command minors runs the tests of the API (e2e/api) on minor versions of Kubernetes, and writes
-// what came out to results.json, from which `make generate` makes the table in the docs. A version
-// is added by adding an entry for it. The lab's packages and binaries must be there.
+// Command minors runs tests on minor versions of Kubernetes, those of the API (e2e/api) and
+// TestFence (e2e/release), and writes what came out to results.json, from which `make generate`
+// makes the table in the docs. A version is added by adding an entry for it. The lab's packages and
+// binaries must be there.
 //
 //	minors [VERSION...]
 //
@@ -117,7 +118,22 @@ func (r *result) test(ctx context.Context, folder stock.Folder) error {
 	} else if err := folder.BuildKubernetes(ctx, os.Stdout, kubernetes); err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, "go", "test", "-tags", "root", "-count=1", "-timeout", "20m", "-json", "./api")
+	r.Passed, r.Failed = 0, []string{}
+	for _, tests := range [][]string{
+		{"-tags", "root", "./api"}, {"-tags", "release", "-run", "^TestFence$", "./release"},
+	} {
+		if err := r.run(ctx, folder, kubernetes, tests); err != nil {
+			return err
+		}
+	}
+	r.Berth, r.Tested = version.Number(), time.Now().UTC().Format(time.DateOnly)
+	return nil
+}
+
+// run runs some tests.
+func (r *result) run(ctx context.Context, folder stock.Folder, kubernetes string, tests []string) error {
+	args := append([]string{"test", "-count=1", "-timeout", "20m", "-json"}, tests...)
+	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = filepath.Join(folder.Repository, "e2e")
 	cmd.Env = append(os.Environ(), "BERTH_KUBERNETES="+kubernetes)
 	cmd.Stderr = os.Stderr
@@ -129,18 +145,18 @@ func (r *result) test(ctx context.Context, folder stock.Folder) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
+	passed, failed := r.Passed, len(r.Failed)
 	read := r.read(json.NewDecoder(out), os.Stdout)
-	failed := cmd.Wait()
+	ended := cmd.Wait()
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case read != nil:
 		return read
-	case r.Passed == 0:
-		return fmt.Errorf("no test passed: %w", failed)
-	case failed != nil && len(r.Failed) == 0:
-		r.Failed = []string{"what holds of all tests together"}
+	case r.Passed == passed:
+		return fmt.Errorf("no test passed of %s: %w", strings.Join(tests, " "), ended)
+	case ended != nil && len(r.Failed) == failed:
+		r.Failed = append(r.Failed, "what holds of all tests together")
 	}
-	r.Berth, r.Tested = version.Number(), time.Now().UTC().Format(time.DateOnly)
 	return nil
 }
