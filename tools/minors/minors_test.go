@@ -8,7 +8,7 @@ func TestTable(t *testing.T) {
 		{"kubernetes": "v1.36.3", "berth": "v0.1.0", "tested": "2026-01-02", "passed": 7, "failed": []},
 		{"kubernetes": "v1.37.2", "berth": "v0.1.0", "tested": "2026-01-03", "passed": 5, "failed": ["TestA", "TestB"]}
 	]`))
-	const want = `| Kubernetes | tests of the API that passed | that failed | Berth | on |
+	const want = `| Kubernetes | tests that passed | that failed | Berth | on |
 |---|---|---|---|---|
 | v1.37.2 | 5 | TestA, TestB | v0.1.0 | 2026-01-03 |
 | v1.36.3 | 7 | none | v0.1.0 | 2026-01-02 |
