@@ -168,7 +168,7 @@ func (s *Speaker) makeNotices(dead *deadnodes.Detector, steers steerer) (*notice
 	}
 	return notice.New(notice.Config{
 		Logger: s.Logger.With("driver", "notice"), Node: s.Node, Listen: s.NoticeListen,
-		Nodes: s.sources.addresses, Dead: dead,
+		Nodes: s.sources.addresses, Addresses: s.sources.nodeAddresses, Dead: dead,
 		Serves: func() bool {
 			report, asked := steers.Report()
 			return asked && report.Lacking == ""

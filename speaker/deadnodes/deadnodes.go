@@ -70,11 +70,13 @@ type Detector struct {
 	// answer; zero: they do not yet.
 	booted map[string]time.Time // guarded by mu
 	joined time.Time            // guarded by mu; when one was heard again after nobody was
-	// far are nodes that others call silent, and noticed when the last of them answered or began to be
-	// asked. Both have nothing to do with what this node hears. Guarded by mu.
+	// far are nodes that others call silent, or that do not answer this one's watch. Noticed says when
+	// such a node answered last, or was first asked. Both have nothing to do with what this node hears
+	// on segments. Guarded by mu.
 	far     map[string]*farNode
 	noticed map[string]time.Time
-	wards   map[string]bool // guarded by mu; those that this node watches and that answer
+	wards   map[string]*ward // guarded by mu; those that this node watches
+	cutOff  bool             // guarded by mu; nobody who watches this node reaches it
 }
 
 // silentNode is a node that is heard on no interface any more.
@@ -104,7 +106,7 @@ func newDetector(answers func(context.Context, string) bool) *Detector {
 	return &Detector{
 		answers: answers, every: askEvery, changed: async.NewSignal(), told: async.NewSignal(),
 		begun: async.NewSignal(), news: async.NewSignal(), exists: func(string) bool { return true },
-		far: map[string]*farNode{}, noticed: map[string]time.Time{}, wards: map[string]bool{},
+		far: map[string]*farNode{}, noticed: map[string]time.Time{}, wards: map[string]*ward{},
 		heard: map[string]map[string]bool{}, lost: map[string]map[string]time.Time{},
 		silent: map[string]*silentNode{}, ahead: map[string]*question{}, booted: map[string]time.Time{},
 	}
@@ -197,7 +199,8 @@ func (d *Detector) deaf() bool {
 }
 
 // Alone reports whether all nodes are silent that were ever heard, and none of their kernels
-// answers: they may think that it is this one that is dead.
+// answers, or if none was ever heard, whether CutOff is noted: they may think that it is this one
+// that is dead.
 func (d *Detector) Alone() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -216,7 +219,7 @@ func (d *Detector) alone() bool {
 			return false
 		}
 	}
-	return len(d.heard) > 0
+	return len(d.heard) > 0 || d.cutOff
 }
 
 // silentTogether counts the nodes that fell silent about when the last one did. It needs the lock.
@@ -489,7 +492,7 @@ func (d *Detector) Keep(has func(node string) bool) {
 	maps.DeleteFunc(d.lost, func(node string, _ map[string]time.Time) bool { return !has(node) })
 	maps.DeleteFunc(d.booted, func(node string, _ time.Time) bool { return !has(node) })
 	maps.DeleteFunc(d.noticed, func(node string, _ time.Time) bool { return !has(node) })
-	maps.DeleteFunc(d.wards, func(node string, _ bool) bool { return !has(node) })
+	maps.DeleteFunc(d.wards, func(node string, _ *ward) bool { return !has(node) })
 	for node, f := range d.far {
 		if !has(node) {
 			d.forget(node, f)
@@ -518,6 +521,9 @@ func (d *Detector) Run(ctx context.Context) error {
 		}
 		for node, f := range d.unaskedFar() {
 			group.Go(func() error { d.followFar(ctx, node, f); return nil }) // ends with the entry, or ctx
+		}
+		for node, w := range d.unaskedWards() {
+			group.Go(func() error { d.reach(ctx, node, w); return nil }) // ends with the question
 		}
 		for node, q := range d.unaskedAhead() {
 			group.Go(func() error { d.askAhead(ctx, node, q); return nil }) // ends after aheadFor

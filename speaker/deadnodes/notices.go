@@ -15,9 +15,12 @@ const (
 	// bootsAtLeast is how long a node is dead at least that boots. One that is back before was not
 	// reached for a moment, and has all that it had.
 	bootsAtLeast = 10 * time.Second
+	// hesitates is how long a kernel that lives takes to answer at most: until then nobody is told
+	// that a ward does not answer, as when its speaker is replaced.
+	hesitates = 50 * time.Millisecond
 )
 
-// farNode is a node that others call silent.
+// farNode is a node that others call silent, or that does not answer this one's watch.
 type farNode struct {
 	asked   bool         // by a goroutine
 	look    async.Signal // has that goroutine look now
@@ -30,6 +33,15 @@ type farNode struct {
 	since   time.Time    // of dead, or boots
 }
 
+// ward is a node that this one watches.
+type ward struct {
+	answers bool // it does, and says by that that it serves
+	// reachable: its kernel answered once. Else something filters TCP, and no answer says nothing.
+	reachable bool
+	asks      bool      // its kernel is to be asked, to know that
+	asked     time.Time // when it last was
+}
+
 // NoticeSilent notes that another node says that this one is silent. It is asked, and dead if it
 // does not answer: this node may never have heard it, or may not hear at all in this moment. One
 // that was never heard is suspected at once. Silences does not tell of it.
@@ -37,29 +49,34 @@ func (d *Detector) NoticeSilent(node string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := time.Now()
-	if d.far[node] == nil && now.Sub(d.noticed[node]) < d.every {
-		return
+	if w := d.wards[node]; w != nil && w.answers {
+		return // this node knows better
 	}
-	if f := d.doubtFar(node, now); f != nil {
+	if now.Sub(d.noticed[node]) >= d.every {
+		d.doubtFar(node, now)
+	}
+	if f := d.far[node]; f != nil {
 		f.told, f.serves = now, false
 	}
 }
 
-// doubtFar returns what is known of a node beside what this one hears, and has it asked if that is
-// new; nil: there is no such node. It needs the lock.
-func (d *Detector) doubtFar(node string, now time.Time) *farNode {
+// doubtFar has a node asked; there may be none. It needs the lock.
+func (d *Detector) doubtFar(node string, now time.Time) {
 	f := d.far[node]
-	if f != nil || node == d.self || !d.exists(node) {
-		return f
+	switch {
+	case node == d.self || !d.exists(node) || f != nil && (f.dead || f.boots):
+		return
+	case f == nil:
+		f = &farNode{look: async.NewSignal()}
+		d.far[node] = f
+		d.begun.Notify()
+	default:
+		f.look.Notify()
 	}
 	d.noticed[node] = now
-	f = &farNode{look: async.NewSignal(), suspect: d.heard[node] == nil}
-	d.far[node] = f
-	d.begun.Notify()
-	if f.suspect {
+	if f.suspect = d.heard[node] == nil; f.suspect {
 		d.notify()
 	}
-	return f
 }
 
 // NoticeServes notes that another node says that this one serves again. It counts once its kernel
@@ -73,33 +90,40 @@ func (d *Detector) NoticeServes(node string) {
 	}
 }
 
-// WardSilent notes that a node that this one watches does not answer any more. It is asked like one
-// that others call silent, until WardServes or WardLeft, and News tells of it while its kernel does
-// not answer.
-func (d *Detector) WardSilent(node string) {
+// Ward notes whether a node that this one watches answers, which says that it serves. If it does not
+// any more it is asked like one that others call silent, until it answers or WardLeft, and News
+// tells of it while its kernel does not answer.
+func (d *Detector) Ward(node string, answers bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.wards, node)
-	now := time.Now()
-	if f := d.doubtFar(node, now); f != nil {
-		f.told, f.missed, f.serves = now, now, false
-		d.news.Notify()
-	}
-}
-
-// WardServes notes that a node that this one watches says that it serves.
-func (d *Detector) WardServes(node string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if !d.exists(node) {
+	if node == d.self || !d.exists(node) {
 		return
 	}
-	d.wards[node] = true
-	if f := d.far[node]; f != nil {
-		f.missed, f.serves = time.Time{}, true
-		f.look.Notify()
+	w, now := d.wards[node], time.Now()
+	if w == nil {
+		w = &ward{}
+		d.wards[node] = w
 	}
-	d.news.Notify()
+	if answers && !w.reachable && !w.asks && now.Sub(w.asked) >= d.every {
+		w.asks = true
+		d.begun.Notify()
+	}
+	if answers == w.answers {
+		return
+	}
+	w.answers = answers
+	switch f := d.far[node]; {
+	case answers && f != nil:
+		d.forget(node, f)
+	case answers:
+		d.news.Notify()
+	case w.reachable:
+		d.doubtFar(node, now)
+		if f := d.far[node]; f != nil {
+			f.missed, f.serves = now, false
+		}
+		time.AfterFunc(hesitates, d.news.Notify)
+	}
 }
 
 // WardLeft notes that a node is watched no longer.
@@ -113,6 +137,47 @@ func (d *Detector) WardLeft(node string) {
 	}
 }
 
+// unaskedWards returns the wards of which it is not known yet whether their kernels answer. The
+// caller asks them.
+func (d *Detector) unaskedWards() map[string]*ward {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	found := map[string]*ward{}
+	for node, w := range d.wards {
+		if w.asks {
+			w.asks, w.asked = false, time.Now()
+			found[node] = w
+		}
+	}
+	return found
+}
+
+// reach notes whether the kernel of a ward answers.
+func (d *Detector) reach(ctx context.Context, node string, w *ward) {
+	answers := d.answers(ctx, node)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	w.reachable = answers
+}
+
+// CutOff notes that nobody who watches this node reaches it any more, or that somebody does, and
+// reports whether that is news. Others may think that it is dead, as when it is Alone.
+func (d *Detector) CutOff(cutOff bool) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.cutOff == cutOff {
+		return false
+	}
+	wasAlone := d.alone()
+	d.cutOff = cutOff
+	if wasAlone && !d.alone() {
+		d.joined = time.Now()
+		time.AfterFunc(rejoins, d.notify)
+	}
+	d.notify()
+	return true
+}
+
 // News returns the nodes of which others are to be told that they are silent: those of Silences, and
 // those that this one watches, ascending.
 func (d *Detector) News() []string {
@@ -122,8 +187,11 @@ func (d *Detector) News() []string {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	now := time.Now()
 	for node, f := range d.far {
-		if !f.missed.IsZero() && (f.suspect || f.dead) && time.Since(f.missed) < newsFor {
+		switch {
+		case f.missed.IsZero() || d.alone():
+		case f.dead && now.Sub(f.since) < newsFor, f.suspect && now.Sub(f.missed) >= hesitates:
 			found = append(found, node)
 		}
 	}
@@ -145,7 +213,8 @@ func (d *Detector) Serves(node string) bool {
 	defer d.mu.Unlock()
 	_, boots := d.booted[node]
 	hears := len(d.heard[node]) > 0 && d.silent[node] == nil
-	return (hears || d.wards[node]) && d.far[node] == nil && !boots
+	w := d.wards[node]
+	return (hears || w != nil && w.answers) && d.far[node] == nil && !boots
 }
 
 // NewsChanged has a value when News or Serves returns something else: for who tells other nodes.
@@ -201,6 +270,9 @@ func (d *Detector) noteFar(node string, f *farNode, answers bool) bool {
 	defer d.mu.Unlock()
 	if d.far[node] != f {
 		return false
+	}
+	if w := d.wards[node]; w != nil && w.answers {
+		answers = true
 	}
 	before, now := *f, time.Now()
 	f.suspect = false

@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	listenAgain = 10 * time.Second
+	listenAgain = time.Second
 	// reviewEvery is how often it is looked who is to watch this node.
 	reviewEvery = time.Second
 	// hearsWithin is how long a speaker takes to hear the nodes on its segments.
@@ -33,9 +33,10 @@ type Config struct {
 	Node string
 	// Listen is a UDP address as host:port or :port. All nodes are told at that port.
 	Listen string
-	// Nodes returns the addresses of all nodes.
-	Nodes func() map[string][]netip.Addr
-	Dead  *deadnodes.Detector
+	// Nodes returns the addresses of all nodes, Addresses those of one; none if there is no such node.
+	Nodes     func() map[string][]netip.Addr
+	Addresses func(node string) []netip.Addr
+	Dead      *deadnodes.Detector
 	// Serves reports whether this node has what others count on. Then it is watched.
 	Serves func() bool
 }
@@ -44,16 +45,12 @@ type Config struct {
 // detector ask those that others call silent.
 type Driver struct {
 	Config
-	port  uint16
-	keys  atomic.Pointer[Keys]
-	ready atomic.Bool
-	came  chan message // for watch
-}
-
-// message is a notice, and where it came from.
-type message struct {
-	Notice
-	from netip.AddrPort
+	port     uint16
+	keys     atomic.Pointer[Keys]
+	ready    atomic.Bool
+	received chan Notice  // for watch
+	heard    atomic.Int64 // how many datagrams came from others
+	back     async.Signal // this node serves, perhaps after others thought that it does not
 }
 
 // New returns a Driver without keys, which tells and believes nothing.
@@ -66,7 +63,7 @@ func New(c Config) (*Driver, error) {
 	if err != nil || port == 0 {
 		return nil, fmt.Errorf("listen for notices at %q: the port must be a number from 1 to 65535", c.Listen)
 	}
-	return &Driver{Config: c, port: uint16(port), came: make(chan message, mostUnread)}, nil
+	return &Driver{Config: c, port: uint16(port), received: make(chan Notice, mostUnread), back: async.NewSignal()}, nil
 }
 
 // SetKeys sets the keys that notices are signed with.
@@ -113,7 +110,7 @@ func (d *Driver) serve(ctx context.Context) error {
 func (d *Driver) read(conn *net.UDPConn) error {
 	var b [mostBytes + 1]byte // what is longer is cut, and refused
 	for {
-		n, from, err := conn.ReadFromUDPAddrPort(b[:])
+		n, _, err := conn.ReadFromUDPAddrPort(b[:])
 		if err != nil {
 			return err //nolint:wrapcheck // it says what
 		}
@@ -122,19 +119,21 @@ func (d *Driver) read(conn *net.UDPConn) error {
 			continue
 		}
 		notice, err := Open(b[:n], d.Node, *keys)
-		switch {
-		case err != nil: // anybody can send these
-		case notice.Kind == Silent:
+		if err != nil { // anybody can send these
+			continue
+		}
+		d.heard.Add(1)
+		switch notice.Kind {
+		case Silent:
 			d.Dead.NoticeSilent(notice.Node)
-		case notice.Kind == Serves:
+		case Serves:
 			d.Dead.NoticeServes(notice.Node)
-		case notice.Node == d.Node:
 		default:
 			if notice.Kind == Ask && d.serves() {
-				d.sendTo(conn, Notice{Kind: Answer, Number: notice.Number, Node: d.Node}, notice.Node, from)
+				d.sendTo(conn, Notice{Kind: Answer, Number: notice.Number, Node: d.Node}, notice.Node)
 			}
 			select {
-			case d.came <- message{notice, from}:
+			case d.received <- notice:
 			default: // others follow
 			}
 		}
@@ -154,6 +153,8 @@ func (d *Driver) tell(ctx context.Context, conn *net.UDPConn) {
 			return
 		case <-timer.C:
 		case <-d.Dead.NewsChanged():
+		case <-d.back:
+			known.serves(d.Node, time.Now())
 		}
 		now := time.Now()
 		known.update(now, d.Dead.News(), d.Dead.Serves)
@@ -172,92 +173,141 @@ func (d *Driver) send(conn *net.UDPConn, notices []Notice) {
 	}
 	nodes, dead := d.Nodes(), d.Dead.Dead()
 	for _, n := range notices {
-		for node, addresses := range nodes {
-			if node != d.Node && node != n.Node && !dead[node] && len(addresses) > 0 {
-				d.sendTo(conn, n, node, netip.AddrPortFrom(addresses[0], d.port))
+		for node := range nodes {
+			if node != d.Node && node != n.Node && !dead[node] {
+				d.sendTo(conn, n, node)
 			}
 		}
 	}
 }
 
-// sendTo sends a notice to a node, if it can be signed. Nobody counts on a single datagram.
-func (d *Driver) sendTo(conn *net.UDPConn, n Notice, node string, to netip.AddrPort) {
+// sendTo sends a notice to a node, if it can be signed, at the first of its addresses that the
+// socket is for. Nobody counts on a single datagram.
+func (d *Driver) sendTo(conn *net.UDPConn, n Notice, node string) {
 	keys := d.keys.Load()
-	if keys != nil && len(keys.Sign) > 0 && len(n.Node) > 0 && len(n.Node) <= maxNodeName {
-		_, _ = conn.WriteToUDPAddrPort(n.Seal(node, keys.Sign), to)
+	if keys == nil || len(keys.Sign) == 0 || len(n.Node) == 0 || len(n.Node) > maxNodeName {
+		return
+	}
+	b := n.Seal(node, keys.Sign)
+	for _, address := range d.Addresses(node) {
+		if _, err := conn.WriteToUDPAddrPort(b, netip.AddrPortFrom(address, d.port)); err == nil {
+			return
+		}
 	}
 }
 
 // watch asks the nodes that want to be watched, and has others watch this one, until the context
 // ends.
 func (d *Driver) watch(ctx context.Context, conn *net.UDPConn) {
-	begun := time.Now()
-	mine, others := newWards(rand.Uint64(), begun), newWatchers(d.Node)
-	where := map[string]netip.AddrPort{} // of wards
-	var reviewed time.Time
-	timer := time.NewTimer(0)
-	defer timer.Stop()
+	w := watch{driver: d, conn: conn, wards: newWards(rand.Uint64()), watchers: newWatchers(d.Node), begun: time.Now()}
+	defer w.end()
+	ask, review := time.NewTicker(askEvery), time.NewTicker(reviewEvery)
+	defer ask.Stop()
+	defer review.Stop()
 	for {
+		tick := ask.C
+		if len(w.wards.byNode)+len(w.watchers.chosen) == 0 {
+			tick = nil
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case m := <-d.came:
-			switch now := time.Now(); m.Kind {
-			case Watch:
-				if mine.invite(m.Node, now) {
-					where[m.Node] = m.from
-					timer.Reset(0)
-				}
-			case Ask:
-				others.ask(m.Node, now)
-			case Answer:
-				if mine.answer(m.Node, m.Number, now) {
-					d.Dead.WardServes(m.Node)
-				}
-			}
-		case now := <-timer.C:
-			next := reviewEvery
-			if len(mine.byNode) > 0 {
-				next = askEvery
-				d.round(conn, mine, where, now)
-			}
-			timer.Reset(next)
-			if now.Sub(reviewed) >= reviewEvery && now.Sub(begun) >= hearsWithin {
-				reviewed = now
-				d.invite(conn, others, now)
-			}
+		case n := <-d.received:
+			w.take(n, time.Now())
+		case <-tick:
+			w.ask()
+		case <-review.C:
+			w.review(time.Now())
 		}
 	}
 }
 
-// round asks wards, and has the detector ask those that do not answer any more.
-func (d *Driver) round(conn *net.UDPConn, mine *wards, where map[string]netip.AddrPort, now time.Time) {
-	ask, missed, left := mine.round(now)
-	for _, node := range ask {
-		d.sendTo(conn, Notice{Kind: Ask, Number: mine.number, Node: d.Node}, node, where[node])
+// watch is what a Driver knows of wards and watchers while it has a socket.
+type watch struct {
+	driver   *Driver
+	conn     *net.UDPConn
+	wards    *wards
+	watchers *watchers
+	begun    time.Time
+	heard    int64 // datagrams when wards were last asked
+	deaf     int   // how often they were, and nothing came since
+	serves   bool  // whether this node did, when that was last reviewed
+}
+
+// take acts on a notice of another node about itself.
+func (w *watch) take(n Notice, now time.Time) {
+	switch n.Kind {
+	case Watch:
+		w.wards.invite(n.Node, now)
+	case Answer:
+		w.wards.answer(n.Node, n.Number)
+	case Leave:
+		if w.wards.byNode[n.Node] != nil {
+			delete(w.wards.byNode, n.Node)
+			w.driver.Dead.WardLeft(n.Node)
+		}
+	case Ask:
+		if !w.watchers.ask(n.Node, now) && !w.watchers.invited.IsZero() {
+			w.driver.sendTo(w.conn, Notice{Kind: Leave, Node: w.driver.Node}, n.Node)
+		}
 	}
-	for _, node := range missed {
-		d.Dead.WardSilent(node)
+}
+
+// ask asks wards, and tells the detector which of them answer.
+func (w *watch) ask() {
+	d, heard := w.driver, w.driver.heard.Load()
+	hears := heard != w.heard
+	w.heard = heard
+	if w.deaf++; hears {
+		w.deaf = 0
 	}
-	for _, node := range left {
-		delete(where, node)
+	switch {
+	case w.deaf > missedAtMost && w.watchers.watched(time.Now()):
+		d.Dead.CutOff(true)
+	case hears && d.Dead.CutOff(false):
+		d.back.Notify()
+	}
+	for _, node := range w.wards.ask(hears) {
+		d.sendTo(w.conn, Notice{Kind: Ask, Number: w.wards.number, Node: d.Node}, node)
+	}
+	for node, one := range w.wards.byNode {
+		if one.knows {
+			d.Dead.Ward(node, !one.silent())
+		}
+	}
+}
+
+// review has nodes beyond this one's segments watch it, while it serves. A cluster on one segment
+// has none.
+func (w *watch) review(now time.Time) {
+	d, served := w.driver, w.serves
+	for _, node := range w.wards.expire(now) {
 		d.Dead.WardLeft(node)
 	}
-}
-
-// invite has nodes beyond this one's segments watch it. A cluster on one segment has none.
-func (d *Driver) invite(conn *net.UDPConn, others *watchers, now time.Time) {
-	if !d.serves() {
+	if w.serves = d.serves(); !w.serves {
 		return
 	}
-	nodes, dead := d.Nodes(), d.Dead.Dead()
-	var may []string
-	for node, addresses := range nodes {
+	if !served {
+		d.back.Notify()
+	}
+	if now.Sub(w.begun) < hearsWithin {
+		return
+	}
+	dead, may := d.Dead.Dead(), map[string]bool{}
+	for node, addresses := range d.Nodes() {
 		if node != d.Node && len(addresses) > 0 && !dead[node] && !d.Dead.Hears(node) {
-			may = append(may, node)
+			may[node] = true
 		}
 	}
-	for _, node := range others.invite(may, now) {
-		d.sendTo(conn, Notice{Kind: Watch, Node: d.Node}, node, netip.AddrPortFrom(nodes[node][0], d.port))
+	for _, node := range w.watchers.invite(may, now) {
+		d.sendTo(w.conn, Notice{Kind: Watch, Node: d.Node}, node)
 	}
+}
+
+// end ends the watch, of which the next one knows nothing.
+func (w *watch) end() {
+	for node := range w.wards.byNode {
+		w.driver.Dead.WardLeft(node)
+	}
+	w.driver.Dead.CutOff(false)
 }

@@ -56,6 +56,9 @@ func (l ledger) update(now time.Time, silent []string, serves func(node string) 
 	}
 }
 
+// serves notes that a node serves, which others may not know.
+func (l ledger) serves(node string, now time.Time) { l[node] = &told{kind: Serves, since: now} }
+
 // take returns what is to be sent now, and when there will be more; zero: nothing is known.
 func (l ledger) take(now time.Time) (send []Notice, next time.Time) {
 	for _, node := range slices.Sorted(maps.Keys(l)) {

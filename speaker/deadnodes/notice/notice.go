@@ -12,7 +12,7 @@ import (
 type Kind byte
 
 const (
-	// Silent: it was heard on a segment, and is not any more.
+	// Silent: it was heard on a segment, or answered its watcher, and does not any more.
 	Silent Kind = iota + 1
 	// Serves: it was silent, and its speaker says that it is ready.
 	Serves
@@ -22,6 +22,8 @@ const (
 	Ask
 	// Answer: the node that sends it serves.
 	Answer
+	// Leave: the node that sends it has others watch it.
+	Leave
 )
 
 func (k Kind) String() string {
@@ -36,13 +38,15 @@ func (k Kind) String() string {
 		return "ask"
 	case Answer:
 		return "answer"
+	case Leave:
+		return "leave"
 	}
 	return "unknown"
 }
 
 // Notice is what one node tells another one. Silent and Serves are about a third. Nothing keeps a
-// notice from being sent to the same node again by somebody who saw it: it has a kernel asked, or a
-// node that boots count as ready. An Answer counts for a second only.
+// notice from being sent to the same node again by somebody who saw it: it has a kernel asked, a node
+// that boots count as ready, or somebody watched, or not. An Answer counts for a second only.
 type Notice struct {
 	Kind Kind
 	// Number of an Ask, and of the Answer to it; else 0.
@@ -55,7 +59,7 @@ type Notice struct {
 // all that and the name of who gets it.
 const (
 	magic       = "bthN" // differs from that of hellos, so that none passes for the other
-	version     = 1
+	version     = 2
 	fixed       = len(magic) + 2 + 8 + 1
 	maxNodeName = 253
 	mostBytes   = fixed + maxNodeName + sha256.Size
@@ -97,7 +101,7 @@ func Open(b []byte, to string, keys Keys) (Notice, error) {
 		Node: string(signed[fixed:]),
 	}
 	switch {
-	case signed[len(magic)] != version || n.Kind < Silent || n.Kind > Answer:
+	case signed[len(magic)] != version || n.Kind < Silent || n.Kind > Leave:
 		return Notice{}, errKind
 	case int(signed[fixed-1]) != len(n.Node):
 		return Notice{}, errFormat

@@ -49,8 +49,8 @@ func TestOpen(t *testing.T) {
 		"no name":               {Notice{Kind: Silent}.Seal("me", newKey), keys, errFormat},
 		"too long":              {Notice{Kind: Silent, Node: strings.Repeat("n", 254)}.Seal("me", newKey), keys, errFormat},
 		"a name that is longer": {resealed(func(b []byte) []byte { return append(b, 'x') }), keys, errFormat},
-		"a kind to come":        {resealed(func(b []byte) []byte { b[5] = byte(Answer) + 1; return b }), keys, errKind},
-		"a version to come":     {resealed(func(b []byte) []byte { b[4] = 2; return b }), keys, errKind},
+		"a kind to come":        {resealed(func(b []byte) []byte { b[5] = byte(Leave) + 1; return b }), keys, errKind},
+		"a version to come":     {resealed(func(b []byte) []byte { b[4] = version + 1; return b }), keys, errKind},
 		"a hello":               {resealed(func(b []byte) []byte { copy(b, "bert"); return b }), keys, errFormat},
 	} {
 		if got, err := Open(c.b, "me", c.keys); !errors.Is(err, c.want) {
@@ -163,6 +163,7 @@ func (f *farm) begin(t *testing.T, node string) (d *deadnodes.Detector, driver *
 	driver, err := New(Config{
 		Logger: slog.New(slog.DiscardHandler), Node: node, Listen: net.JoinHostPort(loopback(node).String(), f.port),
 		Nodes: func() map[string][]netip.Addr { return f.nodes }, Dead: d, Serves: func() bool { return true },
+		Addresses: func(node string) []netip.Addr { return f.nodes[node] },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -290,71 +291,81 @@ func TestDriver_watch(t *testing.T) {
 
 func at(d time.Duration) time.Time { return time.Unix(0, 0).Add(d) }
 
-// Who does not answer is missed once, until it answers again. A node that is late itself, and one
-// that gets old answers, misses nobody.
+// A ward that leaves some questions in a row without an answer is silent, until it answers again.
+// Nobody is who did not answer yet, nor if this node does not hear.
 func TestWards(t *testing.T) {
-	w, now := newWards(1<<64-3, at(0)), time.Duration(0)
+	w := newWards(1<<64 - 3)
 	answering := map[string]bool{"a": true, "b": true}
-	var log []string
-	run := func(until time.Duration) {
-		for now += askEvery; now <= until; now += askEvery {
-			ask, missed, left := w.round(at(now))
-			for _, node := range ask {
-				if answering[node] && w.answer(node, w.number, at(now)) {
-					log = append(log, "+"+node)
-				}
-			}
-			for _, node := range missed {
-				log = append(log, fmt.Sprintf("-%s %s", node, now))
-			}
-			for _, node := range left {
-				log = append(log, fmt.Sprintf("left %s %s", node, now))
+	round := func(hears bool) (asked, silent []string) {
+		asked = w.ask(hears)
+		for _, node := range asked {
+			if answering[node] {
+				w.answer(node, w.number)
 			}
 		}
-		now = until
+		for node, one := range w.byNode {
+			if one.silent() {
+				silent = append(silent, node)
+			}
+		}
+		slices.Sort(silent)
+		return asked, silent
 	}
-	expect := func(when, want string) {
+	rounds := func(n int, hears bool, want ...string) {
 		t.Helper()
-		slices.Sort(log)
-		if got := strings.Join(log, ", "); got != want {
-			t.Errorf("%s: %s; want %s", when, got, want)
+		for i := range n {
+			asked, silent := round(hears)
+			if i == n-1 && !slices.Equal(silent, want) {
+				t.Errorf("silent: %v, want %v", silent, want)
+			}
+			if i == n-1 && w.number%seldom != 0 && slices.ContainsFunc(want, func(n string) bool { return slices.Contains(asked, n) }) {
+				t.Errorf("the silent are asked as often as others: %v", asked)
+			}
 		}
-		log = nil
 	}
 	for _, node := range []string{"a", "b", "c"} {
 		w.invite(node, at(0))
 	}
-	run(time.Second)
-	expect("two answer, and one never does", "+a, +b")
+	rounds(2*seldom, true)
 	answering["a"] = false
-	old := w.number
-	run(2 * time.Second)
-	expect("one does not", "-a 1.25s")
-	if w.answer("a", old-1, at(now)) || w.answer("a", w.number+1, at(now)) || w.answer("d", w.number, at(now)) {
-		t.Error("an answer counts that is old, or to nothing that was asked, or of nobody that was")
-	}
+	rounds(missedAtMost, true)
+	rounds(100, false)
+	rounds(1, true, "a")
+	rounds(2*seldom+1, true, "a")
 	answering["a"] = true
-	run(3 * time.Second)
-	expect("it does again", "+a")
-	now += 10 * time.Second
-	run(now + time.Second)
-	expect("this node slept", "")
-	answering["a"] = false
-	from := now
-	run(wardFor + 30*time.Second)
-	expect("two leave for ever, one of which never answered", fmt.Sprintf(
-		"-a %s, left a %s, left c %s", from+missedAfter+askEvery, from+wardFor+askEvery, wardFor+askEvery,
-	))
+	rounds(seldom, true)
+	for what, number := range map[string]uint64{"old": w.number - answersLate, "to come": w.number + 1} {
+		w.byNode["c"].knows = false
+		if w.answer("c", number); w.byNode["c"].knows {
+			t.Errorf("an answer counts that is %s", what)
+		}
+	}
+	w.answer("nobody", w.number)
+	if left := w.expire(at(wardFor)); len(left) > 0 || len(w.byNode) != 3 {
+		t.Errorf("left: %v of %v", left, w.byNode)
+	}
+	w.invite("b", at(wardFor))
+	left := w.expire(at(wardFor + 1))
+	if slices.Sort(left); !slices.Equal(left, []string{"a", "c"}) || w.byNode["b"] == nil {
+		t.Errorf("left: %v", left)
+	}
 	for i := range 2 * mostWards {
-		w.invite(fmt.Sprint("n", i), at(now))
+		w.invite(fmt.Sprint("n", i), at(wardFor))
 	}
 	if len(w.byNode) != mostWards {
 		t.Errorf("%d wards", len(w.byNode))
 	}
 }
 
-// Each node has three watchers; few change when another node comes; who does not watch is replaced,
-// and tried again later.
+func setOf(nodes []string) map[string]bool {
+	set := map[string]bool{}
+	for _, n := range nodes {
+		set[n] = true
+	}
+	return set
+}
+
+// Each node has three watchers; few change when another node comes.
 func TestWatchers(t *testing.T) {
 	var names []string
 	for i := range 100 {
@@ -362,12 +373,14 @@ func TestWatchers(t *testing.T) {
 	}
 	load, moved := map[string]int{}, 0
 	for _, node := range names {
-		may := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == node })
+		may := setOf(names)
+		delete(may, node)
 		before := newWatchers(node).invite(may, at(0))
 		for _, w := range before {
 			load[w]++
 		}
-		for _, w := range newWatchers(node).invite(append(may, "new"), at(0)) {
+		may["new"] = true
+		for _, w := range newWatchers(node).invite(may, at(0)) {
 			if !slices.Contains(before, w) {
 				moved++
 			}
@@ -381,36 +394,64 @@ func TestWatchers(t *testing.T) {
 	if moved > 12 {
 		t.Errorf("%d of 300 watchers are others since a node came", moved)
 	}
-	w := newWatchers("self")
-	if got := w.invite([]string{"b"}, at(0)); !slices.Equal(got, []string{"b"}) {
+	if got := newWatchers("self").invite(setOf([]string{"b"}), at(0)); !slices.Equal(got, []string{"b"}) {
 		t.Errorf("of two nodes: %v", got)
 	}
-	deaf := w.invite(names, at(time.Second))[0]
-	invited := 0
-	for now := 2 * time.Second; now < anotherFor; now += time.Second {
-		for _, node := range w.invite(names, at(now)) {
-			invited++
-			if node == deaf && now > inviteEvery {
-				t.Errorf("%s is asked still after %v", deaf, now)
+}
+
+// Who does not watch is replaced, and tried again later, so that the few that do are found among
+// many.
+func TestWatchers_few(t *testing.T) {
+	all, watch := map[string]bool{}, map[string]bool{}
+	for i := range 500 {
+		all[fmt.Sprint("n", i)] = true
+		watch[fmt.Sprint("n", i)] = i%25 == 0
+	}
+	w, invited := newWatchers("self"), 0
+	chosen := func() (names []string) {
+		for node, one := range w.chosen {
+			if one.failed.IsZero() && watch[node] {
+				names = append(names, node)
 			}
 		}
-		for node := range w.chosen {
-			if node != deaf {
-				w.ask(node, at(now))
+		slices.Sort(names)
+		return names
+	}
+	var found []string
+	now := time.Duration(0)
+	for ; now < 20*time.Minute; now += time.Second {
+		invited += len(w.invite(all, at(now)))
+		for _, node := range chosen() {
+			if !w.ask(node, at(now)) {
+				t.Fatalf("%s is not to ask", node)
 			}
 		}
-	}
-	if most := mostWatchers * int(anotherFor/inviteEvery+1); invited > most {
-		t.Errorf("%d were asked in a minute, want %d at most", invited, most)
-	}
-	watch := 0
-	for _, one := range w.chosen {
-		if one.failed.IsZero() {
-			watch++
+		if found = chosen(); len(found) == mostWatchers {
+			break
 		}
 	}
-	if watch != mostWatchers {
-		t.Errorf("%d watch", watch)
+	if len(found) != mostWatchers || !w.watched(at(now)) {
+		t.Fatalf("found %v of 20 among 500 nodes, in %s", found, now)
+	}
+	if most := mostWatchers * int(now/time.Second+1); invited > most {
+		t.Errorf("%d were asked in %s, want %d at most", invited, now, most)
+	}
+	if w.ask("a stranger", at(now)) {
+		t.Error("somebody is to ask who was not chosen")
+	}
+	watch[found[0]] = false // it ends
+	for end := now + time.Minute; now < end; now += time.Second {
+		for _, node := range w.invite(all, at(now)) {
+			if node == found[0] && now > end-time.Minute+asksWithin+inviteEvery {
+				t.Errorf("%s is asked still", node)
+			}
+		}
+		for _, node := range chosen() {
+			w.ask(node, at(now))
+		}
+	}
+	if w.watched(at(now + time.Minute)) {
+		t.Error("watched, though nobody asks")
 	}
 }
 

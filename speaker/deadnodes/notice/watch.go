@@ -9,17 +9,20 @@ import (
 )
 
 const (
-	// askEvery is how often a watcher asks each of its wards. One that does not answer it asks ten
-	// times less often.
+	// askEvery is how often a watcher asks its wards. One that does not answer it asks with each
+	// seldom-th question only.
 	askEvery = 50 * time.Millisecond
-	// missedAfter is how long a ward does not answer until its kernel is asked. That is no more than a
-	// question, so it need not be certain.
-	missedAfter = 4 * askEvery
-	// wardFor is how long somebody is a ward after it last asked for that, or answered: Kubernetes has
-	// noticed by then that it is dead.
-	wardFor = 5 * time.Minute
+	seldom   = 10
+	// missedAtMost is how many questions in a row a ward may leave without an answer until its kernel
+	// is asked. That is no more than a question, so it need not be certain.
+	missedAtMost = 4
+	// answersLate is how many questions later an answer still counts.
+	answersLate = 20
 	// mostWards bounds what this node does for others.
-	mostWards = 256
+	mostWards = 32
+	// wardFor is how long somebody is watched after it last asked for that: if it is dead, Kubernetes
+	// has noticed by then.
+	wardFor = 5 * time.Minute
 
 	// mostWatchers is how many nodes watch one.
 	mostWatchers = 3
@@ -27,81 +30,75 @@ const (
 	inviteEvery = 5 * time.Second
 	// asksWithin is how soon a watcher asks.
 	asksWithin = 3 * time.Second
-	// anotherFor is for how long another one has the place of a watcher that did not ask.
-	anotherFor = time.Minute
+	// anotherFor is for how long a node is not asked again that did not watch; each time twice as long.
+	anotherFor  = time.Minute
+	anotherMost = 16 * time.Minute
 )
 
 // wards are the nodes that this one watches. It is pure: the caller has the clock.
 type wards struct {
 	byNode map[string]*ward
-	number uint64    // of the last round of questions
-	looked time.Time // when the last round was
+	number uint64 // of the last questions
 }
 
 // ward is a node that asked to be watched.
 type ward struct {
-	until    time.Time
-	answered time.Time
-	knows    bool // it answered at least once
-	silent   bool
+	until  time.Time
+	knows  bool // it answered at least once
+	missed int  // how many questions in a row it did not answer
 }
 
-// newWards numbers rounds from a number that nobody can foresee, so that no answer to an earlier
+func (w *ward) silent() bool { return w.missed > missedAtMost }
+
+// newWards numbers questions from a number that nobody can foresee, so that no answer to an earlier
 // process counts.
-func newWards(number uint64, now time.Time) *wards {
-	return &wards{byNode: map[string]*ward{}, number: number, looked: now}
-}
+func newWards(number uint64) *wards { return &wards{byNode: map[string]*ward{}, number: number} }
 
-// invite notes that a node asks to be watched, and reports whether it is.
-func (w *wards) invite(node string, now time.Time) bool {
+// invite notes that a node asks to be watched.
+func (w *wards) invite(node string, now time.Time) {
 	one := w.byNode[node]
 	if one == nil {
 		if len(w.byNode) >= mostWards {
-			return false
+			return
 		}
 		one = &ward{}
 		w.byNode[node] = one
 	}
 	one.until = now.Add(wardFor)
-	return true
 }
 
-// answer notes an answer to a round of questions, and reports whether the node did not answer
-// before. What is older than a second is not counted.
-func (w *wards) answer(node string, number uint64, now time.Time) (news bool) {
-	one := w.byNode[node]
-	if one == nil || w.number-number > uint64(time.Second/askEvery) {
-		return false
+// answer notes an answer to a question.
+func (w *wards) answer(node string, number uint64) {
+	if one := w.byNode[node]; one != nil && w.number-number < answersLate {
+		one.knows, one.missed = true, 0
 	}
-	news = one.silent || !one.knows
-	one.until, one.answered, one.knows, one.silent = now.Add(wardFor), now, true, false
-	return news
 }
 
-// round begins a round of questions. It returns whom to ask, who does not answer any more, and who
-// is watched no longer. If it is called late, answers may wait to be read, and all get their time
-// again.
-func (w *wards) round(now time.Time) (ask, missed, left []string) {
-	slept := now.Sub(w.looked) > 2*askEvery
-	w.looked = now
+// ask begins the next questions, and returns to whom. It counts against nobody if this node does
+// not hear: if nothing came from anybody since the questions before.
+func (w *wards) ask(hears bool) []string {
 	w.number++
+	var asked []string
 	for node, one := range w.byNode {
-		switch {
-		case now.After(one.until):
-			delete(w.byNode, node)
-			left = append(left, node)
-			continue
-		case one.knows && slept:
-			one.answered = now
-		case one.knows && !one.silent && now.Sub(one.answered) > missedAfter:
-			one.silent = true
-			missed = append(missed, node)
+		if hears && one.knows && !one.silent() {
+			one.missed++
 		}
-		if one.knows && !one.silent || w.number%10 == 0 {
-			ask = append(ask, node)
+		if one.knows && !one.silent() || w.number%seldom == 0 {
+			asked = append(asked, node)
 		}
 	}
-	return ask, missed, left
+	return asked
+}
+
+// expire returns who is watched no longer, and forgets it.
+func (w *wards) expire(now time.Time) (left []string) {
+	for node, one := range w.byNode {
+		if now.After(one.until) {
+			left = append(left, node)
+			delete(w.byNode, node)
+		}
+	}
+	return left
 }
 
 // watchers are the nodes that watch this one. It is pure: the caller has the clock.
@@ -111,46 +108,63 @@ type watchers struct {
 	invited time.Time // when watchers were last asked to be that
 }
 
-// watcher is a node that is to watch this one.
+// watcher is a node that is to watch this one, or was to.
 type watcher struct {
 	since, asked time.Time
-	failed       time.Time // when another one got its place; zero: none did
+	failed       time.Time     // when another one got its place; zero: none did
+	again        time.Duration // after that it may be chosen again
 }
 
 func newWatchers(node string) *watchers {
 	return &watchers{node: node, chosen: map[string]*watcher{}}
 }
 
-// ask notes that a node asks this one.
-func (w *watchers) ask(node string, now time.Time) {
-	if one := w.chosen[node]; one != nil {
-		one.asked = now
+// ask notes that a node asks this one, and reports whether it is to.
+func (w *watchers) ask(node string, now time.Time) bool {
+	one := w.chosen[node]
+	if one == nil || !one.failed.IsZero() {
+		return false
 	}
+	one.asked, one.again = now, 0
+	return true
+}
+
+// watched reports whether somebody asked this node lately.
+func (w *watchers) watched(now time.Time) bool {
+	for _, one := range w.chosen {
+		if now.Sub(one.asked) < asksWithin {
+			return true
+		}
+	}
+	return false
 }
 
 // invite returns which nodes are to be asked now to watch this one: of those that may, the ones
 // that come first in an order of this node's own, so that few change as nodes come and go. One that
-// does not watch has its place taken by the next. Nobody is asked again before some time is over.
-func (w *watchers) invite(may []string, now time.Time) []string {
-	maps.DeleteFunc(w.chosen, func(node string, one *watcher) bool {
-		return !slices.Contains(may, node) || !one.failed.IsZero() && now.Sub(one.failed) >= anotherFor
-	})
-	var invited []string
-	for node, one := range w.chosen {
-		if one.failed.IsZero() && now.Sub(one.since) >= asksWithin && now.Sub(one.asked) >= asksWithin {
-			one.failed = now
-		}
-		if one.failed.IsZero() {
+// does not watch has its place taken by the next, and those that were never asked come first. Nobody
+// is asked again before some time is over.
+func (w *watchers) invite(may map[string]bool, now time.Time) []string {
+	maps.DeleteFunc(w.chosen, func(node string, _ *watcher) bool { return !may[node] })
+	var invited, free []string
+	for node := range may {
+		switch one := w.chosen[node]; {
+		case one == nil || !one.failed.IsZero() && now.Sub(one.failed) >= one.again:
+			free = append(free, node)
+		case !one.failed.IsZero():
+		case now.Sub(one.since) >= asksWithin && now.Sub(one.asked) >= asksWithin:
+			one.failed, one.again = now, min(max(2*one.again, anotherFor), anotherMost)
+		default:
 			invited = append(invited, node)
 		}
 	}
 	due := now.Sub(w.invited) >= inviteEvery
-	if len(invited) < min(mostWatchers, len(may)) {
-		for _, node := range inOrder(w.node, may) {
-			if len(invited) < mostWatchers && w.chosen[node] == nil {
-				w.chosen[node] = &watcher{since: now}
-				invited, due = append(invited, node), true
-			}
+	if missing := min(mostWatchers-len(invited), len(free)); missing > 0 {
+		due = true
+		free = inOrder(w.node, free)
+		slices.SortStableFunc(free, func(a, b string) int { return cmp.Compare(w.triedFor(a), w.triedFor(b)) })
+		for _, node := range free[:missing] {
+			w.chosen[node] = &watcher{since: now, again: w.triedFor(node)}
+			invited = append(invited, node)
 		}
 	}
 	if !due {
@@ -159,6 +173,14 @@ func (w *watchers) invite(may []string, now time.Time) []string {
 	w.invited = now
 	slices.Sort(invited)
 	return invited
+}
+
+// triedFor returns for how long a node was not asked again, since it did not watch.
+func (w *watchers) triedFor(node string) time.Duration {
+	if one := w.chosen[node]; one != nil {
+		return one.again
+	}
+	return 0
 }
 
 // inOrder returns nodes in an order that is a node's own.
