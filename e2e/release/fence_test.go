@@ -163,8 +163,18 @@ func (r *fenceRack) failures(deaths int) string {
 // controllersOn moves the controllers to a node, so that none dies with the victim.
 func (r *fenceRack) controllersOn(node string) func(context.Context) error {
 	return func(ctx context.Context) error {
-		_, err := r.Kubectl(ctx, "", "-n", stage.Namespace, "patch", "deployment", "berth-controller", "--type=merge", "-p",
-			fmt.Sprintf(`{"spec": {"template": {"spec": {"nodeSelector": {"kubernetes.io/hostname": %q}}}}}`, node))
+		_, err := r.Kubectl(
+			ctx,
+			"",
+			"-n",
+			stage.Namespace,
+			"patch",
+			"deployment",
+			"berth-controller",
+			"--type=merge",
+			"-p",
+			fmt.Sprintf(`{"spec": {"template": {"spec": {"nodeSelector": {"kubernetes.io/hostname": %q}}}}}`, node),
+		)
 		if err != nil {
 			return err
 		}
@@ -248,7 +258,11 @@ func (r *fenceRack) kill(t *testing.T) (first, last time.Duration) {
 func (r *fenceRack) die(t *testing.T) time.Time {
 	t.Helper()
 	begun := time.Now()
-	must(t, func(context.Context) error { return r.Cut(victim) }, func(ctx context.Context) error { return r.Kill(ctx, victim) })
+	must(
+		t,
+		func(context.Context) error { return r.Cut(victim) },
+		func(ctx context.Context) error { return r.Kill(ctx, victim) },
+	)
 	return begun
 }
 
@@ -398,7 +412,9 @@ func (r *fenceRack) leaderDies(t *testing.T) {
 
 // leader returns the Pod of the controller that leads.
 func (r *fenceRack) leader(ctx context.Context) (string, error) {
-	lease, err := r.Kubernetes.CoordinationV1().Leases(stage.Namespace).Get(ctx, "berth-controller", metav1.GetOptions{})
+	lease, err := r.Kubernetes.CoordinationV1().
+		Leases(stage.Namespace).
+		Get(ctx, "berth-controller", metav1.GetOptions{})
 	if err != nil {
 		return "", err
 	}
@@ -469,8 +485,12 @@ func falseAlarms() []falseAlarm {
 	firewall := falseAlarm{
 		name: "a firewall drops the probes",
 		do: func(ctx context.Context, r *fenceRack) error {
-			return r.nft(ctx, victim, "add table inet firewall\nadd chain inet firewall input { type filter hook input priority 0; }\n"+
-				"add rule inet firewall input iifname eth0 tcp flags & (syn | ack) == syn drop\n")
+			return r.nft(
+				ctx,
+				victim,
+				"add table inet firewall\nadd chain inet firewall input { type filter hook input priority 0; }\n"+
+					"add rule inet firewall input iifname eth0 tcp flags & (syn | ack) == syn drop\n",
+			)
 		},
 		undo: func(ctx context.Context, r *fenceRack) error {
 			return r.nft(ctx, victim, "delete table inet firewall\n")
@@ -644,7 +664,9 @@ func (r *fenceRack) alarm(t *testing.T, a falseAlarm) {
 func (r *fenceRack) renews(t *testing.T, since time.Time) {
 	t.Helper()
 	eventually(t, func(ctx context.Context) error {
-		lease, err := r.Kubernetes.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(ctx, victim, metav1.GetOptions{})
+		lease, err := r.Kubernetes.CoordinationV1().
+			Leases(corev1.NamespaceNodeLease).
+			Get(ctx, victim, metav1.GetOptions{})
 		if err == nil && (lease.Spec.RenewTime == nil || lease.Spec.RenewTime.Time.Before(since)) {
 			err = errors.New("the Lease is not renewed")
 		}

@@ -99,7 +99,8 @@ func (r *steeringRack) deathRows() []steeringRow {
 			},
 		},
 		{
-			// Without hellos on the segment it is the API that tells who answers there: that is another test.
+			// Without hellos on the segment it is the API that tells who answers there: that is
+			// another test.
 			name: "no_segment", does: "a node with Pods dies, and no node ever heard another on a segment",
 			gone: []string{"n2"}, dies: true, controls: true, front: "routed",
 			before: func(t *testing.T) {

@@ -90,9 +90,9 @@ func (d *Detector) NoticeServes(node string) {
 	}
 }
 
-// Ward notes whether a node that this one watches answers, which says that it serves. If it does not
-// any more it is asked like one that others call silent, until it answers or WardLeft, and News
-// tells of it while its kernel does not answer.
+// Ward notes whether a node that this one watches answers, which says that it serves. If it does
+// not any more it is asked like one that others call silent, until it answers or WardLeft, and
+// News tells of it while its kernel does not answer.
 func (d *Detector) Ward(node string, answers bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -137,8 +137,8 @@ func (d *Detector) WardLeft(node string) {
 	}
 }
 
-// unaskedWards returns the wards of which it is not known yet whether their kernels answer. The
-// caller asks them.
+// unaskedWards returns the wards whose kernels are to be asked whether they answer at all. The
+// caller does.
 func (d *Detector) unaskedWards() map[string]*ward {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -178,8 +178,8 @@ func (d *Detector) CutOff(cutOff bool) bool {
 	return true
 }
 
-// News returns the nodes of which others are to be told that they are silent: those of Silences, and
-// those that this one watches, ascending.
+// News returns the nodes that others are to be told are silent: those of Silences, and those that
+// this one watches, ascending.
 func (d *Detector) News() []string {
 	var found []string
 	for _, s := range d.Silences() {

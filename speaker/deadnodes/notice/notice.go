@@ -45,8 +45,8 @@ func (k Kind) String() string {
 }
 
 // Notice is what one node tells another one. Silent and Serves are about a third. Nothing keeps a
-// notice from being sent to the same node again by somebody who saw it: it has a kernel asked, a node
-// that boots count as ready, or somebody watched, or not. An Answer counts for a second only.
+// notice from being sent to the same node again by somebody who saw it: it has a kernel asked, a
+// node that boots count as ready, or somebody watched, or not. An Answer counts for a second only.
 type Notice struct {
 	Kind Kind
 	// Number of an Ask, and of the Answer to it; else 0.

@@ -318,7 +318,8 @@ func TestWards(t *testing.T) {
 			if i == n-1 && !slices.Equal(silent, want) {
 				t.Errorf("silent: %v, want %v", silent, want)
 			}
-			if i == n-1 && w.number%seldom != 0 && slices.ContainsFunc(want, func(n string) bool { return slices.Contains(asked, n) }) {
+			if i == n-1 && w.number%seldom != 0 &&
+				slices.ContainsFunc(want, func(n string) bool { return slices.Contains(asked, n) }) {
 				t.Errorf("the silent are asked as often as others: %v", asked)
 			}
 		}

@@ -30,7 +30,8 @@ const (
 	inviteEvery = 5 * time.Second
 	// asksWithin is how soon a watcher asks.
 	asksWithin = 3 * time.Second
-	// anotherFor is for how long a node is not asked again that did not watch; each time twice as long.
+	// anotherFor is for how long a node is not asked again that did not watch; each time twice as
+	// long.
 	anotherFor  = time.Minute
 	anotherMost = 16 * time.Minute
 )
@@ -140,9 +141,9 @@ func (w *watchers) watched(now time.Time) bool {
 }
 
 // invite returns which nodes are to be asked now to watch this one: of those that may, the ones
-// that come first in an order of this node's own, so that few change as nodes come and go. One that
-// does not watch has its place taken by the next, and those that were never asked come first. Nobody
-// is asked again before some time is over.
+// that come first in an order of this node's own, so that few change as nodes come and go. One
+// that does not watch has its place taken by the next, and those that were never asked come first.
+// Nobody is asked again before some time is over.
 func (w *watchers) invite(may map[string]bool, now time.Time) []string {
 	maps.DeleteFunc(w.chosen, func(node string, _ *watcher) bool { return !may[node] })
 	var invited, free []string
