@@ -42,8 +42,11 @@ type Config struct {
 
 // Pace of a Fencer.
 const (
+	// podsAtOnce are those of one node: a kubelet runs so many by default. More go by podsPerSecond.
+	podsAtOnce    = 110
 	podsPerSecond = 100
-	podsAtOnce    = 40 // between two judgements
+	// podsBetween is how many are written to at most between two judgements.
+	podsBetween = 40
 	// lookEvery is how often evidence is gathered again while a node is reported.
 	lookEvery = time.Second
 	// controls is how many nodes that nobody reports are asked with those that are.

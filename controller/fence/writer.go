@@ -26,8 +26,10 @@ const (
 	afterFailure = 5 * time.Second
 	// tellAfter is how old a report is before it is told why the node is spared.
 	tellAfter = 2 * time.Second
-	// afterConflict is how long until the cache has what the API server has.
+	// afterConflict is how long until the cache has what the API server has, or until the pace allows
+	// some more.
 	afterConflict = 100 * time.Millisecond
+	afterBatch    = time.Millisecond
 )
 
 // act writes to the next pods, as many as the pace allows, and returns when to look again. What is
@@ -56,6 +58,8 @@ func (f *Fencer) act(ctx context.Context, s Snapshot, v Verdict, c Choice) time.
 			f.Logger.Error("pods of a dead node were not written to; will be tried again", "error", err)
 		}
 		return lookEvery
+	case len(batch) > 0 && len(done) == len(batch) && len(batch) < len(c.Write):
+		return afterBatch
 	case len(done) < len(c.Write):
 		return afterConflict
 	}
@@ -76,7 +80,7 @@ func count(pods []Pod, node string) (n int) {
 // room returns how many of so many pods may be written to now.
 func (f *Fencer) room(want int, now time.Time) int {
 	n := 0
-	for n < min(want, podsAtOnce) && f.pace.AllowN(now, 1) {
+	for n < min(want, podsBetween) && f.pace.AllowN(now, 1) {
 		n++
 	}
 	return n
