@@ -114,7 +114,7 @@ test-release: preflight fetch binaries ## beside the real MetalLB and in its pla
 	cd e2e && go test -tags release -count=1 -v -timeout 60m ./plugin
 	cd e2e && go test -tags release -count=1 -v -timeout 100m ./release
 	cd e2e && go test -tags 'vm release' -count=1 -v -run '^TestUpgrade$$' -exec $(VM) ./vm/ipvs
-	cd e2e && BERTH_VM_KIND=qemu BERTH_VM_MEMORY=2G BERTH_VM_TIMEOUT=15m go test -tags qemu -count=1 -p 1 -timeout 15m -exec $(VM) ./vm/chain ./vm/nodes
+	cd e2e && BERTH_VM_KIND=qemu BERTH_VM_MEMORY=2G BERTH_VM_TIMEOUT=15m go test -tags 'qemu release' -count=1 -p 1 -timeout 15m -exec $(VM) ./vm/chain ./vm/nodes ./vm/life
 	BERTH_VM_KIND=qemu BERTH_VM_TIMEOUT=20m go test -tags root,guest -count=1 -timeout 20m -run '^(TestDriver_(filter|secondChance|devices|sctp)|TestUninstall)$$' -exec $(VM) ./speaker/dataplane/steering
 
 SOAK ?= 1h

@@ -74,10 +74,7 @@ func TestTheLifeOfADataPlane(t *testing.T) {
 	l.answered(t)
 	l.awaitIPVS(t)
 	parent := t
-	for _, part := range []struct {
-		name string
-		test func(t, parent *testing.T)
-	}{
+	for _, part := range append([]part{
 		{"a restart breaks no connection", l.restarts},
 		{"endpoints change while the speaker is away", l.endpointsChange},
 		{"kube-proxy in mode ipvs comes first", l.besideIPVS}, // before others have the node tell of what it lacks
@@ -87,8 +84,7 @@ func TestTheLifeOfADataPlane(t *testing.T) {
 		{"a speaker without --ipvs removes what one with it left", l.switchedOff},
 		{"a node that the DaemonSet does not select any more is left", l.deselected},
 		{"an uninstall leaves what is not ours", l.uninstalled},
-		{"a kube-proxy that starts deletes all virtual servers", l.flushed},
-	} {
+	}, l.longParts()...) {
 		if !t.Run(part.name, func(t *testing.T) { part.test(t, parent) }) {
 			for _, name := range []string{"controller", "speaker-n1"} {
 				text := l.Log(t, name)
@@ -96,6 +92,11 @@ func TestTheLifeOfADataPlane(t *testing.T) {
 			}
 		}
 	}
+}
+
+type part struct {
+	name string
+	test func(t, parent *testing.T)
 }
 
 // install creates the DaemonSet; as long as it exists, a speaker that is told to end is being
