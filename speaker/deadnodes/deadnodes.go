@@ -87,7 +87,6 @@ type silentNode struct {
 	dead    bool         // its kernel does not answer
 	answers bool         // its kernel did, the last time
 	probed  bool         // its kernel was asked at least once
-	doubt   bool         // only a process before this one says so
 	since   time.Time
 	on      []string // interfaces on which it was heard before, ascending
 }
@@ -219,6 +218,11 @@ func (d *Detector) alone() bool {
 			return false
 		}
 	}
+	for _, f := range d.far {
+		if f.answers {
+			return false
+		}
+	}
 	return len(d.heard) > 0 || d.cutOff
 }
 
@@ -284,8 +288,8 @@ func (d *Detector) See(alive map[string]map[string]bool, ready map[string]bool) 
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for node, interfaces := range alive {
-		s := d.silent[node]
-		if s != nil && time.Since(s.since) < staleAtMost {
+		s, f := d.silent[node], d.far[node]
+		if s != nil && time.Since(s.since) < staleAtMost || f != nil && time.Since(f.told) < staleAtMost {
 			continue // it may be known by now that it fell silent
 		}
 		for on := range interfaces {
@@ -462,10 +466,13 @@ func (d *Detector) unanswered(ctx context.Context, node string) bool {
 func (d *Detector) Suspect(node string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.heard[node]) == 0 {
+	switch {
+	case node == d.self:
+	case d.heard[node] == nil:
+		d.doubtFar(node, time.Now()) // that process may not have heard it, either
+	case len(d.heard[node]) == 0:
 		d.ask(node, true)
-		d.silent[node].doubt = true // that process may not have heard it, either
-	} else {
+	default:
 		d.notify() // who asks goes by that
 	}
 }
@@ -480,7 +487,7 @@ func (d *Detector) ask(node string, suspect bool) {
 	} else {
 		s.look.Notify()
 	}
-	s.suspect, s.doubt = suspect, false
+	s.suspect = suspect
 	d.notify()
 }
 

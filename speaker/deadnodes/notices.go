@@ -26,6 +26,7 @@ type farNode struct {
 	look    async.Signal // has that goroutine look now
 	suspect bool         // it is not known yet whether its kernel answers
 	dead    bool         // its kernel does not
+	answers bool         // its kernel did, the last time
 	boots   bool         // it does again, and the speaker is not ready yet
 	serves  bool         // others say that it is
 	missed  time.Time    // since when it does not answer this node's watch; zero: it does, or is none
@@ -52,7 +53,7 @@ func (d *Detector) NoticeSilent(node string) {
 	if w := d.wards[node]; w != nil && w.answers {
 		return // this node knows better
 	}
-	if now.Sub(d.noticed[node]) >= d.every {
+	if node != d.self && d.exists(node) && now.Sub(d.noticed[node]) >= d.every {
 		d.doubtFar(node, now)
 	}
 	if f := d.far[node]; f != nil {
@@ -60,14 +61,14 @@ func (d *Detector) NoticeSilent(node string) {
 	}
 }
 
-// doubtFar has a node asked; there may be none. It needs the lock.
+// doubtFar has a node asked. It needs the lock.
 func (d *Detector) doubtFar(node string, now time.Time) {
 	f := d.far[node]
 	switch {
-	case node == d.self || !d.exists(node) || f != nil && (f.dead || f.boots):
+	case f != nil && (f.dead || f.boots):
 		return
 	case f == nil:
-		f = &farNode{look: async.NewSignal()}
+		f = &farNode{look: async.NewSignal(), told: now}
 		d.far[node] = f
 		d.begun.Notify()
 	default:
@@ -119,9 +120,8 @@ func (d *Detector) Ward(node string, answers bool) {
 		d.news.Notify()
 	case w.reachable:
 		d.doubtFar(node, now)
-		if f := d.far[node]; f != nil {
-			f.missed, f.serves = now, false
-		}
+		f = d.far[node]
+		f.missed, f.serves = now, false
 		time.AfterFunc(hesitates, d.news.Notify)
 	}
 }
@@ -168,12 +168,7 @@ func (d *Detector) CutOff(cutOff bool) bool {
 	if d.cutOff == cutOff {
 		return false
 	}
-	wasAlone := d.alone()
 	d.cutOff = cutOff
-	if wasAlone && !d.alone() {
-		d.joined = time.Now()
-		time.AfterFunc(rejoins, d.notify)
-	}
 	d.notify()
 	return true
 }
@@ -250,7 +245,7 @@ func (d *Detector) followFar(ctx context.Context, node string, f *farNode) {
 			return
 		}
 		pause := d.every
-		if asked > manyQuestions {
+		if asked > manyQuestions && !d.misses(f) {
 			pause *= 10
 		}
 		timer := time.NewTimer(pause)
@@ -261,6 +256,13 @@ func (d *Detector) followFar(ctx context.Context, node string, f *farNode) {
 		}
 		timer.Stop()
 	}
+}
+
+// misses reports whether a node does not answer this one's watch.
+func (d *Detector) misses(f *farNode) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !f.missed.IsZero()
 }
 
 // noteFar notes whether the kernel of a node answered that others call silent. It returns false if
@@ -275,10 +277,17 @@ func (d *Detector) noteFar(node string, f *farNode, answers bool) bool {
 		answers = true
 	}
 	before, now := *f, time.Now()
+	wasAlone := d.alone()
 	f.suspect = false
+	if f.answers = answers; d.alone() != wasAlone {
+		d.notify()
+	}
 	switch {
-	case !answers && len(d.heard[node]) > 0 && now.Sub(f.told) > noticeLasts:
-		d.forget(node, f) // it is heard, and nobody says any more that it is not
+	case !answers && len(d.heard[node]) > 0 && now.Sub(f.told) > noticeLasts,
+		!answers && f.serves && now.Sub(f.told) > d.every:
+		// It is heard, and nobody says any more that it is not; or others know that it serves, and
+		// something filters TCP.
+		d.forget(node, f)
 		return false
 	case !answers:
 		if f.dead, f.boots = true, false; !before.dead {

@@ -128,7 +128,7 @@ func TestDetector_wards(t *testing.T) {
 			}
 			return answers
 		})
-		d.exists = func(node string) bool { return node != "nobody" }
+		d.self, d.exists = "self", func(node string) bool { return node != "nobody" }
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- d.Run(ctx) }()
@@ -167,8 +167,9 @@ func TestDetector_wards(t *testing.T) {
 		is("it dies while its speaker is away, as others say", "ward", "", "ward", false)
 		wait(250 * time.Millisecond)
 		is("its kernel does not answer", "ward", "ward", "ward", false)
+		wait(bootsAtLeast)
 		rack.set("ward", true)
-		wait(12 * time.Second)
+		wait(2 * time.Second)
 		is("it boots", "ward", "ward", "", false)
 		d.Ward("ward", true)
 		is("its speaker is ready", "", "", "", true)
@@ -185,7 +186,6 @@ func TestDetector_wards(t *testing.T) {
 			t.Error("cut off, and not alone")
 		}
 		d.CutOff(false)
-		wait(time.Second)
 		is("it is not this node", "ward", "ward", "ward", false)
 		wait(newsFor)
 		is("it has been told for long", "ward", "ward", "", false)
@@ -204,6 +204,13 @@ func TestDetector_wards(t *testing.T) {
 		d.Ward("ward", false)
 		wait(time.Second)
 		is("something filters TCP: no answer says nothing", "", "", "", false)
+		d.Suspect("ward")
+		d.Suspect("self")
+		wait(bootsAtLeast)
+		is("a process before this one suspected it", "ward", "ward", "", false)
+		d.NoticeServes("ward")
+		wait(2 * time.Second)
+		is("its speaker is heard elsewhere, and its kernel does not answer here", "", "", "", false)
 		d.Ward("ward", true)
 		d.Keep(func(string) bool { return false })
 		is("there is no such node any more", "", "", "", false)

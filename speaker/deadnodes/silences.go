@@ -37,7 +37,7 @@ func (d *Detector) Silences() []Silence {
 	}
 	var found []Silence
 	for node, s := range d.silent {
-		if !s.doubt && (s.suspect || s.dead) && time.Since(s.since) < newsFor && d.tells(node, s) {
+		if (s.suspect || s.dead) && time.Since(s.since) < newsFor && d.tells(node, s) {
 			found = append(found, Silence{Node: node, Since: s.since, Interfaces: s.on, Probed: s.probed})
 		}
 	}

@@ -24,6 +24,9 @@ const (
 	// hearsWithin is how long a speaker takes to hear the nodes on its segments.
 	hearsWithin = 3 * time.Second
 	mostUnread  = 256
+	// leaveAfter is how often a node asks that is not to until it is told so: by then it knows that
+	// this one serves, and has told others if they thought that it does not.
+	leaveAfter = 10
 )
 
 // Config of a Driver.
@@ -95,8 +98,10 @@ func (d *Driver) serve(ctx context.Context) error {
 	if !ok {
 		return errors.Join(errors.New("not a UDP socket"), socket.Close())
 	}
+	defer conn.Close()
 	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	// The last notices are sent after that.
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	var telling sync.WaitGroup
 	defer telling.Wait()
@@ -106,7 +111,7 @@ func (d *Driver) serve(ctx context.Context) error {
 	return d.read(conn)
 }
 
-// read has the detector act on notices until the socket is closed, or fails.
+// read has the detector act on notices until the socket fails, or nothing is to be read any more.
 func (d *Driver) read(conn *net.UDPConn) error {
 	var b [mostBytes + 1]byte // what is longer is cut, and refused
 	for {
@@ -199,7 +204,10 @@ func (d *Driver) sendTo(conn *net.UDPConn, n Notice, node string) {
 // watch asks the nodes that want to be watched, and has others watch this one, until the context
 // ends.
 func (d *Driver) watch(ctx context.Context, conn *net.UDPConn) {
-	w := watch{driver: d, conn: conn, wards: newWards(rand.Uint64()), watchers: newWatchers(d.Node), begun: time.Now()}
+	w := watch{
+		driver: d, conn: conn, wards: newWards(rand.Uint64()), watchers: newWatchers(d.Node),
+		strangers: map[string]int{}, begun: time.Now(),
+	}
 	defer w.end()
 	ask, review := time.NewTicker(askEvery), time.NewTicker(reviewEvery)
 	defer ask.Stop()
@@ -224,14 +232,15 @@ func (d *Driver) watch(ctx context.Context, conn *net.UDPConn) {
 
 // watch is what a Driver knows of wards and watchers while it has a socket.
 type watch struct {
-	driver   *Driver
-	conn     *net.UDPConn
-	wards    *wards
-	watchers *watchers
-	begun    time.Time
-	heard    int64 // datagrams when wards were last asked
-	deaf     int   // how often they were, and nothing came since
-	serves   bool  // whether this node did, when that was last reviewed
+	driver    *Driver
+	conn      *net.UDPConn
+	wards     *wards
+	watchers  *watchers
+	strangers map[string]int // how often nodes asked that are not to, since they were told so
+	begun     time.Time
+	heard     int64 // datagrams when wards were last asked
+	deaf      int   // how often they were, and nothing came since
+	serves    bool  // whether this node did, when that was last reviewed
 }
 
 // take acts on a notice of another node about itself.
@@ -240,39 +249,42 @@ func (w *watch) take(n Notice, now time.Time) {
 	case Watch:
 		w.wards.invite(n.Node, now)
 	case Answer:
-		w.wards.answer(n.Node, n.Number)
+		if w.wards.answer(n.Node, n.Number) {
+			w.driver.Dead.Ward(n.Node, true)
+		}
 	case Leave:
 		if w.wards.byNode[n.Node] != nil {
 			delete(w.wards.byNode, n.Node)
 			w.driver.Dead.WardLeft(n.Node)
 		}
 	case Ask:
-		if !w.watchers.ask(n.Node, now) && !w.watchers.invited.IsZero() {
-			w.driver.sendTo(w.conn, Notice{Kind: Leave, Node: w.driver.Node}, n.Node)
+		if !w.watchers.ask(n.Node, now) {
+			w.strangers[n.Node]++
 		}
+	case Ends:
+		w.watchers.end(n.Node, now)
 	}
 }
 
-// ask asks wards, and tells the detector which of them answer.
+// ask asks wards, and tells the detector which of them do not answer. If nothing comes from
+// anybody, it may be this node that others do not hear.
 func (w *watch) ask() {
 	d, heard := w.driver, w.driver.heard.Load()
-	hears := heard != w.heard
-	w.heard = heard
-	if w.deaf++; hears {
-		w.deaf = 0
+	wasDeaf := w.deaf > missedAtMost
+	if w.deaf++; heard != w.heard {
+		w.heard, w.deaf = heard, 0
 	}
-	switch {
-	case w.deaf > missedAtMost && w.watchers.watched(time.Now()):
-		d.Dead.CutOff(true)
-	case hears && d.Dead.CutOff(false):
+	deaf := w.deaf > missedAtMost
+	reached := wasDeaf || w.wards.known() || w.watchers.watched(time.Now()) // before
+	if d.Dead.CutOff(deaf && reached) && !deaf {
 		d.back.Notify()
 	}
-	for _, node := range w.wards.ask(hears) {
+	for _, node := range w.wards.ask(wasDeaf && !deaf) {
 		d.sendTo(w.conn, Notice{Kind: Ask, Number: w.wards.number, Node: d.Node}, node)
 	}
 	for node, one := range w.wards.byNode {
-		if one.knows {
-			d.Dead.Ward(node, !one.silent())
+		if one.silent() {
+			d.Dead.Ward(node, false)
 		}
 	}
 }
@@ -284,6 +296,9 @@ func (w *watch) review(now time.Time) {
 	for _, node := range w.wards.expire(now) {
 		d.Dead.WardLeft(node)
 	}
+	if len(w.wards.byNode)+len(w.watchers.chosen) == 0 {
+		d.Dead.CutOff(false)
+	}
 	if w.serves = d.serves(); !w.serves {
 		return
 	}
@@ -292,6 +307,12 @@ func (w *watch) review(now time.Time) {
 	}
 	if now.Sub(w.begun) < hearsWithin {
 		return
+	}
+	for node, asked := range w.strangers {
+		if asked >= leaveAfter {
+			d.sendTo(w.conn, Notice{Kind: Leave, Node: d.Node}, node)
+			delete(w.strangers, node)
+		}
 	}
 	dead, may := d.Dead.Dead(), map[string]bool{}
 	for node, addresses := range d.Nodes() {
@@ -308,6 +329,7 @@ func (w *watch) review(now time.Time) {
 func (w *watch) end() {
 	for node := range w.wards.byNode {
 		w.driver.Dead.WardLeft(node)
+		w.driver.sendTo(w.conn, Notice{Kind: Ends, Node: w.driver.Node}, node)
 	}
 	w.driver.Dead.CutOff(false)
 }

@@ -24,6 +24,8 @@ const (
 	Answer
 	// Leave: the node that sends it has others watch it.
 	Leave
+	// Ends: the node that sends it watches the one that gets it no longer.
+	Ends
 )
 
 func (k Kind) String() string {
@@ -40,6 +42,8 @@ func (k Kind) String() string {
 		return "answer"
 	case Leave:
 		return "leave"
+	case Ends:
+		return "ends"
 	}
 	return "unknown"
 }
@@ -101,7 +105,7 @@ func Open(b []byte, to string, keys Keys) (Notice, error) {
 		Node: string(signed[fixed:]),
 	}
 	switch {
-	case signed[len(magic)] != version || n.Kind < Silent || n.Kind > Leave:
+	case signed[len(magic)] != version || n.Kind < Silent || n.Kind > Ends:
 		return Notice{}, errKind
 	case int(signed[fixed-1]) != len(n.Node):
 		return Notice{}, errFormat

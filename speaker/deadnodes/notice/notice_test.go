@@ -49,7 +49,7 @@ func TestOpen(t *testing.T) {
 		"no name":               {Notice{Kind: Silent}.Seal("me", newKey), keys, errFormat},
 		"too long":              {Notice{Kind: Silent, Node: strings.Repeat("n", 254)}.Seal("me", newKey), keys, errFormat},
 		"a name that is longer": {resealed(func(b []byte) []byte { return append(b, 'x') }), keys, errFormat},
-		"a kind to come":        {resealed(func(b []byte) []byte { b[5] = byte(Leave) + 1; return b }), keys, errKind},
+		"a kind to come":        {resealed(func(b []byte) []byte { b[5] = byte(Ends) + 1; return b }), keys, errKind},
 		"a version to come":     {resealed(func(b []byte) []byte { b[4] = version + 1; return b }), keys, errKind},
 		"a hello":               {resealed(func(b []byte) []byte { copy(b, "bert"); return b }), keys, errFormat},
 	} {
@@ -289,18 +289,60 @@ func TestDriver_watch(t *testing.T) {
 	}
 }
 
+// Whoever is left notices that the only node of another segment died: a segment of two, or a single
+// node that hears nobody.
+func TestDriver_lone(t *testing.T) {
+	for _, survivors := range []int{2, 1} {
+		const victim = "n0"
+		var gone atomic.Bool
+		rack := newFarm(t, func(node string) []netip.Addr {
+			if node == victim && gone.Load() {
+				return []netip.Addr{nowhere}
+			}
+			return []netip.Addr{loopback(node)}
+		}, survivors+1)
+		_, _, end := rack.begin(t, victim)
+		var others []*deadnodes.Detector
+		for i := range survivors {
+			d, _, _ := rack.begin(t, fmt.Sprint("n", i+1))
+			if survivors == 2 {
+				d.Heard(fmt.Sprint("n", 2-i), "eth0")
+			}
+			others = append(others, d)
+		}
+		all := func(is func(*deadnodes.Detector) bool) func() bool {
+			return func() bool {
+				return !slices.ContainsFunc(others, func(d *deadnodes.Detector) bool { return !is(d) })
+			}
+		}
+		until(t, "it is watched", all(func(d *deadnodes.Detector) bool { return d.Serves(victim) }))
+		gone.Store(true)
+		end()
+		until(t, "they know that it is dead", all(func(d *deadnodes.Detector) bool { return d.Lost()[victim] }))
+		gone.Store(false)
+		rack.begin(t, victim)
+		until(t, "they know that it serves", all(func(d *deadnodes.Detector) bool {
+			return d.Serves(victim) && !d.Suspects()[victim] && !d.Alone()
+		}))
+	}
+}
+
 func at(d time.Duration) time.Time { return time.Unix(0, 0).Add(d) }
 
 // A ward that leaves some questions in a row without an answer is silent, until it answers again.
-// Nobody is who did not answer yet, nor if this node does not hear.
+// Nobody is who did not answer yet.
 func TestWards(t *testing.T) {
 	w := newWards(1<<64 - 3)
 	answering := map[string]bool{"a": true, "b": true}
-	round := func(hears bool) (asked, silent []string) {
-		asked = w.ask(hears)
-		for _, node := range asked {
-			if answering[node] {
-				w.answer(node, w.number)
+	rounds := func(n int, all bool, want ...string) {
+		t.Helper()
+		var asked, silent []string
+		for range n {
+			asked = w.ask(all)
+			for _, node := range asked {
+				if answering[node] && !w.answer(node, w.number) {
+					t.Errorf("an answer of %s does not count", node)
+				}
 			}
 		}
 		for node, one := range w.byNode {
@@ -309,39 +351,38 @@ func TestWards(t *testing.T) {
 			}
 		}
 		slices.Sort(silent)
-		return asked, silent
-	}
-	rounds := func(n int, hears bool, want ...string) {
-		t.Helper()
-		for i := range n {
-			asked, silent := round(hears)
-			if i == n-1 && !slices.Equal(silent, want) {
-				t.Errorf("silent: %v, want %v", silent, want)
-			}
-			if i == n-1 && w.number%seldom != 0 &&
-				slices.ContainsFunc(want, func(n string) bool { return slices.Contains(asked, n) }) {
-				t.Errorf("the silent are asked as often as others: %v", asked)
+		if !slices.Equal(silent, want) {
+			t.Errorf("silent: %v, want %v", silent, want)
+		}
+		often := all || w.number%seldom == 0
+		for _, node := range silent {
+			if slices.Contains(asked, node) != often {
+				t.Errorf("%s is silent, and asked: %t", node, !often)
 			}
 		}
 	}
 	for _, node := range []string{"a", "b", "c"} {
 		w.invite(node, at(0))
 	}
-	rounds(2*seldom, true)
+	if w.known() {
+		t.Error("somebody answered, who was not asked")
+	}
+	rounds(2*seldom, false)
 	answering["a"] = false
-	rounds(missedAtMost, true)
-	rounds(100, false)
+	rounds(missedAtMost, false)
+	rounds(1, false, "a")
+	rounds(2*seldom+1, false, "a")
 	rounds(1, true, "a")
-	rounds(2*seldom+1, true, "a")
 	answering["a"] = true
-	rounds(seldom, true)
+	rounds(seldom, false)
 	for what, number := range map[string]uint64{"old": w.number - answersLate, "to come": w.number + 1} {
-		w.byNode["c"].knows = false
-		if w.answer("c", number); w.byNode["c"].knows {
+		if w.answer("c", number) {
 			t.Errorf("an answer counts that is %s", what)
 		}
 	}
-	w.answer("nobody", w.number)
+	if w.answer("nobody", w.number) || !w.known() {
+		t.Error("an answer of nobody counts")
+	}
 	if left := w.expire(at(wardFor)); len(left) > 0 || len(w.byNode) != 3 {
 		t.Errorf("left: %v of %v", left, w.byNode)
 	}
@@ -453,6 +494,34 @@ func TestWatchers_few(t *testing.T) {
 	}
 	if w.watched(at(now + time.Minute)) {
 		t.Error("watched, though nobody asks")
+	}
+}
+
+// In a small cluster those that did not watch for a moment do again at once.
+func TestWatchers_small(t *testing.T) {
+	w, all := newWatchers("self"), setOf([]string{"a", "b"})
+	w.invite(all, at(0))
+	for node := range all {
+		w.ask(node, at(time.Second))
+	}
+	now := 2 * time.Second
+	for ; now < 20*time.Second; now += time.Second { // nothing passes
+		w.invite(all, at(now))
+	}
+	if w.watched(at(now)) {
+		t.Error("watched, though nobody asks")
+	}
+	for node := range all {
+		if !w.ask(node, at(now)) {
+			t.Errorf("%s asks again, and is not to", node)
+		}
+	}
+	w.end("a", at(now))
+	if w.active() != 1 {
+		t.Errorf("%d are to watch, one of which said that it ends", w.active())
+	}
+	if got := w.invite(all, at(now+time.Second)); !slices.Equal(got, []string{"a", "b"}) {
+		t.Errorf("invited: %v", got)
 	}
 }
 

@@ -68,27 +68,39 @@ func (w *wards) invite(node string, now time.Time) {
 	one.until = now.Add(wardFor)
 }
 
-// answer notes an answer to a question.
-func (w *wards) answer(node string, number uint64) {
-	if one := w.byNode[node]; one != nil && w.number-number < answersLate {
-		one.knows, one.missed = true, 0
+// answer notes an answer to a question, and reports whether it counts.
+func (w *wards) answer(node string, number uint64) bool {
+	one := w.byNode[node]
+	if one == nil || w.number-number >= answersLate {
+		return false
 	}
+	one.knows, one.missed = true, 0
+	return true
 }
 
-// ask begins the next questions, and returns to whom. It counts against nobody if this node does
-// not hear: if nothing came from anybody since the questions before.
-func (w *wards) ask(hears bool) []string {
+// ask begins the next questions, and returns to whom; all: also to those that are asked seldom.
+func (w *wards) ask(all bool) []string {
 	w.number++
 	var asked []string
 	for node, one := range w.byNode {
-		if hears && one.knows && !one.silent() {
+		if one.knows && !one.silent() {
 			one.missed++
 		}
-		if one.knows && !one.silent() || w.number%seldom == 0 {
+		if all || one.knows && !one.silent() || w.number%seldom == 0 {
 			asked = append(asked, node)
 		}
 	}
 	return asked
+}
+
+// known reports whether some ward answered at least once.
+func (w *wards) known() bool {
+	for _, one := range w.byNode {
+		if one.knows {
+			return true
+		}
+	}
+	return false
 }
 
 // expire returns who is watched no longer, and forgets it.
@@ -120,14 +132,32 @@ func newWatchers(node string) *watchers {
 	return &watchers{node: node, chosen: map[string]*watcher{}}
 }
 
-// ask notes that a node asks this one, and reports whether it is to.
+// ask notes that a node asks this one, and reports whether it is to. One that had its place taken
+// gets one back, if there is any.
 func (w *watchers) ask(node string, now time.Time) bool {
 	one := w.chosen[node]
-	if one == nil || !one.failed.IsZero() {
+	if one == nil || !one.failed.IsZero() && w.active() >= mostWatchers {
 		return false
 	}
-	one.asked, one.again = now, 0
+	*one = watcher{since: one.since, asked: now}
 	return true
+}
+
+// end notes that a node watches this one no longer.
+func (w *watchers) end(node string, now time.Time) {
+	if one := w.chosen[node]; one != nil {
+		one.failed, one.again = now, anotherFor
+	}
+}
+
+// active counts those that are to watch this node.
+func (w *watchers) active() (n int) {
+	for _, one := range w.chosen {
+		if one.failed.IsZero() {
+			n++
+		}
+	}
+	return n
 }
 
 // watched reports whether somebody asked this node lately.
@@ -146,12 +176,13 @@ func (w *watchers) watched(now time.Time) bool {
 // Nobody is asked again before some time is over.
 func (w *watchers) invite(may map[string]bool, now time.Time) []string {
 	maps.DeleteFunc(w.chosen, func(node string, _ *watcher) bool { return !may[node] })
-	var invited, free []string
+	var invited, free, failed []string
 	for node := range may {
 		switch one := w.chosen[node]; {
 		case one == nil || !one.failed.IsZero() && now.Sub(one.failed) >= one.again:
 			free = append(free, node)
 		case !one.failed.IsZero():
+			failed = append(failed, node)
 		case now.Sub(one.since) >= asksWithin && now.Sub(one.asked) >= asksWithin:
 			one.failed, one.again = now, min(max(2*one.again, anotherFor), anotherMost)
 		default:
@@ -159,11 +190,13 @@ func (w *watchers) invite(may map[string]bool, now time.Time) []string {
 		}
 	}
 	due := now.Sub(w.invited) >= inviteEvery
-	if missing := min(mostWatchers-len(invited), len(free)); missing > 0 {
+	if missing := min(mostWatchers-len(invited), len(free)+len(failed)); missing > 0 {
 		due = true
 		free = inOrder(w.node, free)
 		slices.SortStableFunc(free, func(a, b string) int { return cmp.Compare(w.triedFor(a), w.triedFor(b)) })
-		for _, node := range free[:missing] {
+		// Those that failed lately are better than nobody.
+		slices.SortFunc(failed, func(a, b string) int { return w.chosen[a].failed.Compare(w.chosen[b].failed) })
+		for _, node := range append(free, failed...)[:missing] {
 			w.chosen[node] = &watcher{since: now, again: w.triedFor(node)}
 			invited = append(invited, node)
 		}
