@@ -289,7 +289,7 @@ func TestDriver_watch(t *testing.T) {
 	}
 }
 
-// Whoever is left notices that the only node of another segment died: a segment of two, or a single
+// Those that are left notice that the only node of another segment died: a segment of two, or a single
 // node that hears nobody.
 func TestDriver_lone(t *testing.T) {
 	for _, survivors := range []int{2, 1} {
