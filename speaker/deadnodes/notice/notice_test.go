@@ -289,8 +289,8 @@ func TestDriver_watch(t *testing.T) {
 	}
 }
 
-// Those that are left notice that the only node of another segment died: a segment of two, or a single
-// node that hears nobody.
+// Those that are left notice that the only node of another segment died: a segment of two, or a
+// single node that hears nobody.
 func TestDriver_lone(t *testing.T) {
 	for _, survivors := range []int{2, 1} {
 		const victim = "n0"
