@@ -147,9 +147,10 @@ func (m *Machine) isMute() bool { return m.isolated && !m.peers.anyKnown() }
 // none of them can tell yet.
 func (m *Machine) hasRead() bool { return !m.freshness.confirmedAt.IsZero() }
 
-// unheard returns the nodes that own addresses on a mute segment according to the mirror, by name.
+// unheard returns the nodes that own addresses on a mute segment according to the mirror, by name:
+// none before it has listened, as others are heard a moment after a start.
 func (m *Machine) unheard() []string {
-	if !m.isMute() {
+	if !m.isMute() || !m.eligible {
 		return nil
 	}
 	var nodes []string

@@ -924,6 +924,41 @@ func TestMachineMuteSegmentHeard(t *testing.T) {
 	}
 }
 
+// A node that starts has heard nobody yet. It does not say that others are not heard before it has
+// listened; on a mute segment it does then.
+func TestMachineUnheard(t *testing.T) {
+	for _, mute := range []bool{false, true} {
+		w := newWorld(1, 3, 8, nil)
+		w.mute = mute
+		for _, n := range w.nodes {
+			w.after(w.between(0, time.Second), n.boot)
+		}
+		if err := w.run(2*calm, nil); err != nil {
+			t.Fatal(err)
+		}
+		n := w.nodes[0]
+		n.crash()
+		w.after(2*time.Second, n.boot)
+		said := false
+		if err := w.run(2*calm, func() error {
+			if n.m == nil {
+				return nil
+			}
+			if summary := n.m.Summary(n.local()); len(summary.Unheard) > 0 {
+				if said = true; !summary.Claiming {
+					return fmt.Errorf("at %s nodes are not heard, though it listens still", w.now)
+				}
+			}
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
+		if said != mute {
+			t.Errorf("mute: %t, and it says that others are not heard: %t", mute, said)
+		}
+	}
+}
+
 // A segment that carries nothing while all links are up, as when a spanning tree changes, makes
 // each node alone. Not each of them writes a claim for each address.
 func TestMachineAloneWritesLittle(t *testing.T) {
