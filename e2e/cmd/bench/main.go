@@ -30,6 +30,7 @@ func main() {
 	file := flag.String("json", "bin/bench.json", "file to write the figures to")
 	many := flag.Int("scale", 0, "measure the controller alone, with so many Services")
 	program := flag.String("berth", "", "berth program to measure with -scale; default: the one that the lab runs")
+	crowded := flag.Int("crowd", 0, "measure all of Berth with so many Services, alone")
 	routes := flag.Int("routes", 0, "measure the routes of so many Services alone")
 	part := flag.String("run", "", "measure only those parts whose names match this regular expression")
 	leaves := flag.Int("leaves", 0, "make the owner of an address leave so many times in each of three ways, alone")
@@ -52,6 +53,8 @@ func main() {
 		err = runHollow(ctx, *file, *sizes, hollowed)
 	case *many > 0:
 		err = runScale(ctx, *file, *program, *many)
+	case *crowded > 0:
+		err = runCrowd(ctx, *file, *crowded)
 	case *routes > 0:
 		err = run(ctx, *file, func(b *bench) []step { return b.routesOf(*routes) })
 	default:

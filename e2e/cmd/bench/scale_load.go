@@ -148,13 +148,8 @@ func (r *rival) patchAll(ctx context.Context, names <-chan string, address netip
 	for range workers {
 		group.Go(func() error {
 			for name := range names {
-				now := time.Now().UTC().Format(time.RFC3339)
-				patch := fmt.Sprintf(`{"status":{"loadBalancer":{"ingress":[{"ip":"%s","ipMode":"VIP"}]},"conditions":[
-					{"type":"bench/Allocated","status":"True","reason":"Allocated","message":"has %s","lastTransitionTime":%q},
-					{"type":"bench/Announced","status":"True","reason":"Announced","message":"by SegmentAnnouncement many","lastTransitionTime":%q}]}}`,
-					address, address, now, now)
 				if _, err := r.services(namespace).Patch(
-					ctx, name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}, "status",
+					ctx, name, types.MergePatchType, bareStatus(address), metav1.PatchOptions{}, "status",
 				); err != nil {
 					return fmt.Errorf("patch Service %s: %w", name, err)
 				}
@@ -163,6 +158,15 @@ func (r *rival) patchAll(ctx context.Context, names <-chan string, address netip
 		})
 	}
 	return group.Wait()
+}
+
+// bareStatus is a patch of a status of the same length as Berth's.
+func bareStatus(address netip.Addr) []byte {
+	now := time.Now().UTC().Format(time.RFC3339)
+	return fmt.Appendf(nil, `{"status":{"loadBalancer":{"ingress":[{"ip":"%s","ipMode":"VIP"}]},"conditions":[
+		{"type":"bench/Allocated","status":"True","reason":"Allocated","message":"has %s","lastTransitionTime":%q},
+		{"type":"bench/Announced","status":"True","reason":"Announced","message":"by SegmentAnnouncement many","lastTransitionTime":%q}]}}`,
+		address, address, now, now)
 }
 
 // tally counts what a watch of the Services shows. It reads only while a method runs.
