@@ -81,10 +81,18 @@ func runCrowd(ctx context.Context, file string, count int) (err error) {
 		return err
 	}
 	c.report.add(fmt.Sprintf("%d_created_until_answered", crowdFew), some.Seconds(), "s")
-	c.report.add(fmt.Sprintf("%d_created_until_answered_to_bare", crowdFew), 2*some.Seconds()/(few[0]+few[1]).Seconds(), "times_as_long")
+	c.report.add(
+		fmt.Sprintf("%d_created_until_answered_to_bare", crowdFew),
+		2*some.Seconds()/(few[0]+few[1]).Seconds(),
+		"times_as_long",
+	)
 	c.report.add(fmt.Sprintf("%d_created_until_answered", count), all.Seconds(), "s")
 	c.report.add(fmt.Sprintf("%d_bare_created_and_patched", count), bare[0].Seconds(), "s")
-	c.report.add(fmt.Sprintf("%d_created_until_answered_to_bare", count), all.Seconds()/bare[0].Seconds(), "times_as_long")
+	c.report.add(
+		fmt.Sprintf("%d_created_until_answered_to_bare", count),
+		all.Seconds()/bare[0].Seconds(),
+		"times_as_long",
+	)
 	return c.report.write(file)
 }
 
