@@ -630,8 +630,8 @@ func (r *fenceRack) lie(ctx context.Context, node string, lies bool) error {
 // in that time, after 6 s in the lab.
 const alarmLasts = 3 * time.Second
 
-// calledDead returns nil if some Pod is called not ready since its node is dead. One whose readiness
-// probe fails on a busy machine is not.
+// calledDead returns nil if some Pod is called not ready since its node is dead. One whose
+// readiness probe fails on a busy machine is not.
 func (r *fenceRack) calledDead(ctx context.Context) error {
 	pods, err := r.Kubernetes.CoreV1().Pods(fencedNamespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
