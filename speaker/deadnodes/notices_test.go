@@ -8,35 +8,51 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/berth-lb/berth/internal/tcpprobe"
 )
+
+// asked returns a Detector of node self that asks the rack, until end. No answer takes as long as in
+// the field.
+func (rack *rackOf) asked(t *testing.T) (d *Detector, end func()) {
+	t.Helper()
+	d = newDetector(func(_ context.Context, node string) bool {
+		rack.mu.Lock()
+		answers := rack.answers[node]
+		rack.mu.Unlock()
+		if !answers {
+			<-time.After(tcpprobe.Within) // of the clock of the bubble
+		}
+		return answers
+	})
+	d.self, d.exists = "self", func(node string) bool { return node != "nobody" }
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- d.Run(ctx) }()
+	return d, func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func named(nodes map[string]bool) string { return strings.Join(slices.Sorted(maps.Keys(nodes)), " ") }
 
 // What others say of a node has it asked, whether this one hears it, or never did; only what the
 // kernel says counts for long.
 func TestDetector_notices(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rack := &rackOf{answers: map[string]bool{"lives": true, "heard": true}}
-		d := newDetector(func(ctx context.Context, node string) bool {
-			rack.mu.Lock()
-			answers := rack.answers[node]
-			rack.mu.Unlock()
-			if !answers {
-				<-time.After(200 * time.Millisecond) // of the clock of the bubble
-			}
-			return answers
-		})
-		d.self = "self"
-		d.exists = func(node string) bool { return node != "nobody" }
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error)
-		go func() { done <- d.Run(ctx) }()
+		d, end := rack.asked(t)
+		defer end()
 		is := func(when, suspects, lost string) {
 			t.Helper()
 			synctest.Wait()
-			text := func(nodes map[string]bool) string { return strings.Join(slices.Sorted(maps.Keys(nodes)), " ") }
-			if got := text(d.Suspects()); got != suspects {
+			if got := named(d.Suspects()); got != suspects {
 				t.Errorf("%s: suspects %q, want %q", when, got, suspects)
 			}
-			if got := text(d.Lost()); got != lost {
+			if got := named(d.Lost()); got != lost {
 				t.Errorf("%s: lost %q, want %q", when, got, lost)
 			}
 			if got := d.Silences(); len(got) > 0 {
@@ -107,10 +123,6 @@ func TestDetector_notices(t *testing.T) {
 		d.Suspect("lives")
 		<-time.After(250 * time.Millisecond)
 		is("a process before this one suspected it", "lives", "lives")
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
 	})
 }
 
@@ -119,27 +131,15 @@ func TestDetector_notices(t *testing.T) {
 func TestDetector_wards(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rack := &rackOf{answers: map[string]bool{"ward": true}}
-		d := newDetector(func(ctx context.Context, node string) bool {
-			rack.mu.Lock()
-			answers := rack.answers[node]
-			rack.mu.Unlock()
-			if !answers {
-				<-time.After(200 * time.Millisecond) // of the clock of the bubble
-			}
-			return answers
-		})
-		d.self, d.exists = "self", func(node string) bool { return node != "nobody" }
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error)
-		go func() { done <- d.Run(ctx) }()
+		d, end := rack.asked(t)
+		defer end()
 		is := func(when, suspects, lost, news string, serves bool) {
 			t.Helper()
 			synctest.Wait()
-			text := func(nodes map[string]bool) string { return strings.Join(slices.Sorted(maps.Keys(nodes)), " ") }
-			if got := text(d.Suspects()); got != suspects {
+			if got := named(d.Suspects()); got != suspects {
 				t.Errorf("%s: suspects %q, want %q", when, got, suspects)
 			}
-			if got := text(d.Lost()); got != lost {
+			if got := named(d.Lost()); got != lost {
 				t.Errorf("%s: lost %q, want %q", when, got, lost)
 			}
 			if got := strings.Join(d.News(), " "); got != news {
@@ -214,9 +214,5 @@ func TestDetector_wards(t *testing.T) {
 		d.Ward("ward", true)
 		d.Keep(func(string) bool { return false })
 		is("there is no such node any more", "", "", "", false)
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
 	})
 }
