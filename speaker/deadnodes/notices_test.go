@@ -12,14 +12,14 @@ import (
 	"github.com/berth-lb/berth/internal/tcpprobe"
 )
 
-// asked returns a Detector of node self that asks the rack, until end. No answer takes as long as in
-// the field.
-func (rack *rackOf) asked(t *testing.T) (d *Detector, end func()) {
+// asked returns a Detector of node self that asks the rack, until end. No answer takes as long as
+// in the field.
+func (r *rackOf) asked(t *testing.T) (d *Detector, end func()) {
 	t.Helper()
 	d = newDetector(func(_ context.Context, node string) bool {
-		rack.mu.Lock()
-		answers := rack.answers[node]
-		rack.mu.Unlock()
+		r.mu.Lock()
+		answers := r.answers[node]
+		r.mu.Unlock()
 		if !answers {
 			<-time.After(tcpprobe.Within) // of the clock of the bubble
 		}
