@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -174,6 +175,10 @@ func (c *crowd) rush(ctx context.Context, n int, berth bool) (time.Duration, err
 	if err != nil {
 		return 0, err
 	}
+	written, err := c.written()
+	if err != nil {
+		return 0, err
+	}
 	begun := time.Now()
 	group, working := errgroup.WithContext(bound)
 	created := make(chan string, n)
@@ -187,11 +192,45 @@ func (c *crowd) rush(ctx context.Context, n int, berth bool) (time.Duration, err
 	}
 	took := time.Since(begun)
 	if berth && n > crowdFew {
+		if err := c.reportWrites(n, written); err != nil {
+			return 0, err
+		}
 		if err := c.newAmong(ctx, n); err != nil {
 			return 0, err
 		}
 	}
 	return took, c.clear(ctx)
+}
+
+// written counts what Berth has written, by account, verb and resource.
+func (c *crowd) written() (map[string]int, error) {
+	counts := map[string]int{}
+	for _, account := range []string{"berth-controller", "berth-speaker"} {
+		used, err := c.Used(account)
+		if err != nil {
+			return nil, err
+		}
+		for right, n := range used {
+			if slices.Contains([]string{"create", "update", "patch", "delete"}, right.Verb) {
+				counts[strings.Join([]string{account, right.Verb, strings.ReplaceAll(right.Resource, "/", "_")}, "_")] += n
+			}
+		}
+	}
+	return counts, nil
+}
+
+// reportWrites reports what was written since, for each Service.
+func (c *crowd) reportWrites(n int, before map[string]int) error {
+	after, err := c.written()
+	if err != nil {
+		return err
+	}
+	for _, what := range slices.Sorted(maps.Keys(after)) {
+		if more := after[what] - before[what]; more > 0 {
+			c.report.add(fmt.Sprintf("%d_created_%s", n, what), float64(more)/float64(n), "for_each_Service")
+		}
+	}
+	return nil
 }
 
 // newAmong measures new Services among the others.
