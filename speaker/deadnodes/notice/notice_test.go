@@ -200,6 +200,7 @@ func until(t *testing.T, what string, is func() bool) {
 // A node that does not hear another learns by a notice of one that did that it is dead; a notice
 // with another cluster's key says nothing.
 func TestDriver(t *testing.T) {
+	t.Parallel() // it waits for most of the time
 	const witness, victim, stranger, far = "n0", "n1", "n2", "n3"
 	rack := newFarm(t, func(node string) []netip.Addr {
 		if node == victim {
@@ -231,6 +232,7 @@ func TestDriver(t *testing.T) {
 // Of nodes that hear nobody on a segment three watch each. They learn that it is dead since it does
 // not answer, and tell all; a speaker that is away says nothing. Those that fence are told nothing.
 func TestDriver_watch(t *testing.T) {
+	t.Parallel() // it waits for most of the time
 	const victim, deaf = "n0", "n1"
 	var gone atomic.Bool
 	rack := newFarm(t, func(node string) []netip.Addr {
@@ -292,6 +294,7 @@ func TestDriver_watch(t *testing.T) {
 // Those that are left notice that the only node of another segment died: a segment of two, or a
 // single node that hears nobody.
 func TestDriver_lone(t *testing.T) {
+	t.Parallel() // it waits for most of the time
 	for _, survivors := range []int{2, 1} {
 		const victim = "n0"
 		var gone atomic.Bool
