@@ -4,6 +4,7 @@ package life_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -295,6 +296,37 @@ func (l *life) besideIPVS(t, parent *testing.T) {
 	l.awaitMode(t, corev1.LoadBalancerIPModeProxy)
 	l.awaitEvents(t, "IPVSReady")
 	l.awaitIPVS(t)
+}
+
+// flushed restarts kube-proxy in mode nftables, which empties the kernel's table of IPVS when it
+// finds the module: for that it asks modprobe, which finds nothing in this guest, so another stands
+// in for it.
+func (l *life) flushed(t, parent *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "modprobe"), []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var talks []*talk
+	for range established {
+		talks = append(talks, newTalk(t, "tcp", web4))
+	}
+	const repaired = "IPVS table was not as desired, and was repaired"
+	before := strings.Count(l.Log(t, "speaker-n1"), repaired)
+	come := cluster.StartNewcomers(t, web4, port)
+	stop(t, l.proxy, syscall.SIGTERM)
+	l.proxy = l.startProxy(parent, "nftables", "PATH="+dir+":"+os.Getenv("PATH"))
+	cluster.Eventually(t, func(context.Context) error {
+		if strings.Count(l.Log(t, "speaker-n1"), repaired) == before {
+			return errors.New("nobody deleted virtual servers")
+		}
+		return nil
+	})
+	l.awaitIPVS(t)
+	come.AwaitMore(t, 20)
+	answered, failed, longest := come.End()
+	broken := endAll(talks)
+	t.Logf("%d of %d established connections broke; %d new ones were answered and %d failed, longest time between two %s",
+		len(broken), established, answered, len(failed), longest.Round(time.Millisecond))
 }
 
 // awaitEvents waits for an event of the node, and wants it to be told once.

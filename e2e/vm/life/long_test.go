@@ -1,0 +1,5 @@
+//go:build qemu && release
+
+package life_test
+
+const long = true
