@@ -143,10 +143,11 @@ bench: preflight packages binaries ## measure Berth in the lab: "name value unit
 bench-steering: preflight packages binaries ## what steering costs the nodes per packet and the client, beside kube-proxy's nftables, on this machine's kernel (root; 2 minutes; part of make bench)
 	$(steering_bench)
 
-bench-scale: preflight packages binaries ## the controller at 5 000 Services beside a bare client, routes of 10 000, hollow clusters of up to 20 nodes; JSON to bin (root)
+bench-scale: preflight packages binaries ## the controller at 5 000 Services and all of Berth at 2 500 beside a bare client, routes of 10 000, hollow clusters of up to 20 nodes; JSON to bin (root)
 	mkdir -p bin
 	cd e2e && go build -o $(BERTH_CACHE)/bin/bench ./cmd/bench
 	$(BERTH_CACHE)/bin/bench -scale 5000 -json bin/bench-scale.json
+	$(BERTH_CACHE)/bin/bench -crowd 2500 -json bin/bench-crowd.json
 	$(BERTH_CACHE)/bin/bench -routes 10000 -json bin/bench-routes.json
 	$(BERTH_CACHE)/bin/bench -hollow 5,10,20 -json bin/bench-hollow.json
 	$(BERTH_CACHE)/bin/bench -hollow 3 -hollow-services 10000 -hollow-routed 2000 -json bin/bench-hollow-many.json

@@ -581,13 +581,18 @@ func (d *Detector) follow(ctx context.Context, node string, s *silentNode) {
 		if same > manyQuestions {
 			pause *= 10
 		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-ctx.Done():
-		case <-s.look:
-		case <-timer.C:
-		}
-		timer.Stop()
+		await(ctx, s.look, pause)
+	}
+}
+
+// await waits for a signal, a pause, or the end of the context.
+func await(ctx context.Context, look async.Signal, pause time.Duration) {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-look:
+	case <-timer.C:
 	}
 }
 

@@ -248,13 +248,7 @@ func (d *Detector) followFar(ctx context.Context, node string, f *farNode) {
 		if asked > manyQuestions && !d.misses(f) {
 			pause *= 10
 		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-ctx.Done():
-		case <-f.look:
-		case <-timer.C:
-		}
-		timer.Stop()
+		await(ctx, f.look, pause)
 	}
 }
 

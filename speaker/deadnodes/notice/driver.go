@@ -258,7 +258,9 @@ func (w *watch) take(n Notice, now time.Time) {
 			w.driver.Dead.WardLeft(n.Node)
 		}
 	case Ask:
-		if !w.watchers.ask(n.Node, now) {
+		if w.watchers.ask(n.Node, now) {
+			delete(w.strangers, n.Node)
+		} else {
 			w.strangers[n.Node]++
 		}
 	case Ends:
@@ -308,12 +310,6 @@ func (w *watch) review(now time.Time) {
 	if now.Sub(w.begun) < hearsWithin {
 		return
 	}
-	for node, asked := range w.strangers {
-		if asked >= leaveAfter {
-			d.sendTo(w.conn, Notice{Kind: Leave, Node: d.Node}, node)
-			delete(w.strangers, node)
-		}
-	}
 	dead, may := d.Dead.Dead(), map[string]bool{}
 	for node, addresses := range d.Nodes() {
 		if node != d.Node && len(addresses) > 0 && !dead[node] && !d.Dead.Hears(node) {
@@ -321,7 +317,14 @@ func (w *watch) review(now time.Time) {
 		}
 	}
 	for _, node := range w.watchers.invite(may, now) {
+		delete(w.strangers, node) // it may have watched a process before this one
 		d.sendTo(w.conn, Notice{Kind: Watch, Node: d.Node}, node)
+	}
+	for node, asked := range w.strangers {
+		if asked >= leaveAfter {
+			d.sendTo(w.conn, Notice{Kind: Leave, Node: d.Node}, node)
+			delete(w.strangers, node)
+		}
 	}
 }
 
