@@ -25,42 +25,46 @@ import (
 	"github.com/berth-lb/berth/ipam"
 )
 
-// configure does one configuration task.
-func (c *Controller) configure(ctx context.Context, what task) error {
+// configure does one configuration task. It writes nothing, so that no decision waits until the API
+// server took what was decided before.
+func (c *Controller) configure(_ context.Context, what task) error {
 	switch what {
 	case compileAll:
 		problems := c.compile()
+		c.problems.Store(&problems)
 		c.reviewUsed()   // the addresses of BGPNeighbors are in use
 		c.reserveKnown() // before any Service gets an address
 		c.repin()
 		c.enqueueAll()
-		return c.publish(ctx, problems)
-	case publishUsage:
-		return c.publish(ctx, nil)
-	case ensureKey:
-		return c.ensureHelloKey(ctx)
+		c.publishing.Add(publishAll)
 	case reviewNodes:
 		if c.reviewNodes() {
 			c.enqueueAll()
 		}
-		c.tasks.AddAfter(publishSessions, sessionsInterval)
-	case publishSessions:
-		return c.publishNeighbors(ctx, nil)
+		c.publishing.AddAfter(publishSessions, sessionsInterval)
 	case reviewUsed:
-		return c.publishUsed(ctx)
+		if c.reviewUsed() {
+			c.publishing.Add(publishUsage)
+		}
 	case wakeResting:
 		c.allocations.Wake(time.Now())
 	}
 	return nil
 }
 
-// publishUsed updates which addresses are in use elsewhere, and the pools' statuses if that
-// changed.
-func (c *Controller) publishUsed(ctx context.Context) error {
-	if !c.reviewUsed() {
-		return nil
+// publish does one publication.
+func (c *Controller) publish(ctx context.Context, what publication) error {
+	switch what {
+	case publishAll:
+		return c.publishObjects(ctx, *c.problems.Load())
+	case publishUsage:
+		return c.publishObjects(ctx, nil)
+	case publishSessions:
+		return c.publishNeighbors(ctx, nil)
+	case ensureKey:
+		return c.ensureHelloKey(ctx)
 	}
-	return c.publish(ctx, nil)
+	return nil
 }
 
 // repin updates what every Service asks for by name, after pools or their scopes changed.
@@ -95,15 +99,21 @@ func (c *Controller) compile() map[config.Key][]config.Problem {
 			c.Logger.Info("no configuration is kept whose kind is gone")
 		}
 	}
+	for i, pool := range objects.Pools {
+		if c.retained.Doubtful(pool.Name) {
+			objects.Pools[i] = pool.DeepCopy()
+			objects.Pools[i].Spec.Allocation = v1alpha1.AllocationDisabled
+		}
+	}
 	snapshot, problems := config.Compile(objects)
 	c.allocations.SetPools(allocation.Pools(snapshot))
 	c.snapshot.Store(snapshot)
 	return problems
 }
 
-// publish writes the usage of the pools and, if problems are given, the conditions of all objects,
-// where they changed.
-func (c *Controller) publish(ctx context.Context, problems map[config.Key][]config.Problem) error {
+// publishObjects writes the usage of the pools and, if problems are given, the conditions of all
+// objects, where they changed.
+func (c *Controller) publishObjects(ctx context.Context, problems map[config.Key][]config.Problem) error {
 	var failures []error
 	for _, o := range client.Stored[*v1alpha1.LoadBalancerPool](c.informers.pool) {
 		describe := func(desired *v1alpha1.LoadBalancerPool) { c.describePool(desired, problems) }

@@ -70,14 +70,15 @@ type Options struct {
 // Controller is the controller. New makes one.
 type Controller struct {
 	Options
-	informers sources
-	services  workqueue.TypedRateLimitingInterface[string]
-	tasks     workqueue.TypedRateLimitingInterface[task]
-	reserving workqueue.TypedRateLimitingInterface[string] // AddressReservations
-	pace      *pace.Pacer                                  // of writes that only tell Services of changed conditions
-	metrics   *metrics
-	digests   *nodedigest.Publisher
-	fencer    *fence.Fencer // nil: nobody fences dead nodes
+	informers  sources
+	services   workqueue.TypedRateLimitingInterface[string]
+	tasks      workqueue.TypedRateLimitingInterface[task]
+	publishing workqueue.TypedRateLimitingInterface[publication]
+	reserving  workqueue.TypedRateLimitingInterface[string] // AddressReservations
+	pace       *pace.Pacer                                  // of writes that only tell Services of changed conditions
+	metrics    *metrics
+	digests    *nodedigest.Publisher
+	fencer     *fence.Fencer // nil: nobody fences dead nodes
 
 	led        atomic.Bool
 	leads      time.Time // since when; set before the work begins
@@ -97,23 +98,32 @@ type Controller struct {
 
 	served   retain.Served        // set before the work begins
 	retained retain.Configuration // what is in effect; of compile
-	gone     []string             // the resources that it is kept of although their kinds are gone; of compile
-	missing  retain.Missing       // AddressReservations; of reconcileReservation
+	// problems are those of the snapshot; of compile, which stores them before anybody publishes.
+	problems atomic.Pointer[map[config.Key][]config.Problem]
+	gone     []string       // the resources that it is kept of although their kinds are gone; of compile
+	missing  retain.Missing // AddressReservations; of reconcileReservation
 }
 
 // task is a key of the queue of configuration tasks.
 type task string
 
 const (
-	compileAll       task = "compile"  // an object of the configuration changed
-	publishUsage     task = "usage"    // addresses were given or freed
-	reviewNodes      task = "nodes"    // a node or its speaker changed
-	publishSessions  task = "sessions" // a node or its speaker changed a moment ago
-	ensureKey        task = "key"      // the Secret of the hello key changed
-	reviewUsed       task = "used"     // the addresses in use elsewhere may have changed
-	wakeResting      task = "resting"  // freed addresses may have rested long enough
-	usageInterval         = 500 * time.Millisecond
-	sessionsInterval      = time.Second
+	compileAll  task = "compile" // an object of the configuration changed
+	reviewNodes task = "nodes"   // a node or its speaker changed
+	reviewUsed  task = "used"    // the addresses in use elsewhere may have changed
+	wakeResting task = "resting" // freed addresses may have rested long enough
+)
+
+// publication is a key of the queue of what is to be written about the configuration.
+type publication string
+
+const (
+	publishAll       publication = "all"      // the configuration was compiled
+	publishUsage     publication = "usage"    // addresses were given or freed, or are in use elsewhere
+	publishSessions  publication = "sessions" // a node or its speaker changed a moment ago
+	ensureKey        publication = "key"      // the Secret of the hello key changed
+	usageInterval                = 500 * time.Millisecond
+	sessionsInterval             = time.Second
 )
 
 // Pace of writes that give and take nothing, and only change the conditions of Services that have
@@ -155,7 +165,7 @@ type queues struct{ c *Controller }
 
 func (q queues) Service(key string)            { q.c.services.Add(key) }
 func (q queues) Reservation(key string)        { q.c.reserving.Add(key) }
-func (q queues) UsageChanged()                 { q.c.tasks.AddAfter(publishUsage, usageInterval) }
+func (q queues) UsageChanged()                 { q.c.publishing.AddAfter(publishUsage, usageInterval) }
 func (q queues) WakeAfter(after time.Duration) { q.c.tasks.AddAfter(wakeResting, after) }
 
 func namespaceOf(key string) string {

@@ -2,9 +2,10 @@
 // what is wrong with it. It is the only writer of Services and of the conditions of configuration
 // objects.
 //
-// A Controller watches all objects. While it leads, it works off three queues: Services,
-// AddressReservations, and configuration tasks. Who has which address is kept in package
-// allocation. An address is freed only after the status without it was written.
+// A Controller watches all objects. While it leads, it works off four queues: Services,
+// AddressReservations, configuration tasks, and what is to be written about the configuration. Who
+// has which address is kept in package allocation. An address is freed only after the status
+// without it was written.
 //
 // Begin with Controller (controller.go) and lead.go. The other files:
 //

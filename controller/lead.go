@@ -88,6 +88,10 @@ func (c *Controller) lead(
 		return nil
 	})
 	group.Go(func() error {
+		work(ctx, "publications", c.publishing, c.publish, retried[publication](c, "publication"))
+		return nil
+	})
+	group.Go(func() error {
 		work(ctx, "reservations", c.reserving, c.reconcileReservation, retried[string](c, "reservation"))
 		return nil
 	})
@@ -107,6 +111,7 @@ func (c *Controller) lead(
 	<-ctx.Done()
 	c.services.ShutDown()
 	c.tasks.ShutDown()
+	c.publishing.ShutDown()
 	c.reserving.ShutDown()
 	return group.Wait()
 }

@@ -70,6 +70,7 @@ func New(o Options) (*Controller, error) {
 			speaker:     client.NewInformer(o.Berth.Speakers, &v1alpha1.Speaker{}),
 		},
 		tasks:      newQueue[task]("configuration"),
+		publishing: newQueue[publication]("publications"),
 		reserving:  newFairQueue("reservations", nil),
 		pace:       pace.New(changesPerSecond, changesAtOnce, changesSettle),
 		successors: successors{},
@@ -156,6 +157,7 @@ func (c *Controller) watch() error {
 		}
 	}
 	to := func(t task) func(any) { return func(any) { c.tasks.Add(t) } }
+	rekey := func(any) { c.publishing.Add(ensureKey) }
 	handlers := []struct {
 		informer cache.SharedIndexInformer
 		handle   func(any)
@@ -165,14 +167,14 @@ func (c *Controller) watch() error {
 		{c.informers.service, service, always},
 		{c.informers.namespace, c.enqueueNamespace, relabeled},
 		{c.informers.reservation, reservation, respecified},
-		{c.informers.secret, to(ensureKey), always},
+		{c.informers.secret, rekey, always},
 		{c.informers.node, to(reviewUsed), addressed},
 		{c.informers.serviceCIDR, to(reviewUsed), always},
 		{c.informers.slice, c.watchAPIServer, always},
 		{c.informers.node, to(reviewNodes), nodeMatters},
 		{c.informers.speaker, to(reviewNodes), always},
 		{c.informers.speaker, to(reviewUsed), renetworked},
-		{c.informers.speaker, to(ensureKey), rekeyed},
+		{c.informers.speaker, rekey, rekeyed},
 		{c.informers.pool, to(compileAll), config.Differ},
 		{c.informers.segments, to(compileAll), config.Differ},
 		{c.informers.routes, to(compileAll), config.Differ},

@@ -73,6 +73,14 @@ func (c *Configuration) Gone() []string {
 	return gone
 }
 
+// Doubtful reports whether the pool is in effect although it is gone, and it is not known yet
+// whether it was deleted or its kind was. What it says stays in effect, but nobody is to be given
+// more.
+func (c *Configuration) Doubtful(pool string) bool {
+	_, missing := c.pools.missing[pool]
+	return missing && c.pools.gone.IsZero()
+}
+
 // kind remembers the objects of a kind.
 type kind[T metav1.Object] struct {
 	inEffect map[string]T

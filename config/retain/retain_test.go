@@ -49,7 +49,7 @@ func TestConfiguration_Apply(t *testing.T) {
 		at     time.Duration
 		stored []string
 		served Served
-		want   []string
+		want   []string // with a question mark: doubtful
 		again  bool
 		gone   bool
 	}
@@ -61,8 +61,8 @@ func TestConfiguration_Apply(t *testing.T) {
 			name: "an object is deleted",
 			steps: []step{
 				{stored: []string{"a", "b"}, want: []string{"a", "b"}},
-				{at: time.Second, stored: []string{"a"}, served: whole, want: []string{"a", "b"}, again: true},
-				{at: 1900 * time.Millisecond, stored: []string{"a"}, served: whole, want: []string{"a", "b"}, again: true},
+				{at: time.Second, stored: []string{"a"}, served: whole, want: []string{"a", "b?"}, again: true},
+				{at: 1900 * time.Millisecond, stored: []string{"a"}, served: whole, want: []string{"a", "b?"}, again: true},
 				{at: 2 * time.Second, stored: []string{"a"}, served: whole, want: []string{"a"}},
 			},
 		},
@@ -70,7 +70,7 @@ func TestConfiguration_Apply(t *testing.T) {
 			name: "an object is deleted, and another one made in its place",
 			steps: []step{
 				{stored: []string{"a", "b"}, want: []string{"a", "b"}},
-				{at: time.Second, stored: []string{"b"}, served: whole, want: []string{"a", "b"}, again: true},
+				{at: time.Second, stored: []string{"b"}, served: whole, want: []string{"a?", "b"}, again: true},
 				{at: 1010 * time.Millisecond, stored: []string{"b", "c"}, served: whole, want: []string{"b", "c"}},
 			},
 		},
@@ -110,8 +110,8 @@ func TestConfiguration_Apply(t *testing.T) {
 			name: "the API server does not answer",
 			steps: []step{
 				{stored: []string{"a"}, want: []string{"a"}},
-				{at: time.Second, served: silent, want: []string{"a"}, again: true},
-				{at: time.Hour, served: silent, want: []string{"a"}, again: true},
+				{at: time.Second, served: silent, want: []string{"a?"}, again: true},
+				{at: time.Hour, served: silent, want: []string{"a?"}, again: true},
 				{at: time.Hour + time.Second, served: whole},
 			},
 		},
@@ -130,7 +130,11 @@ func TestConfiguration_Apply(t *testing.T) {
 				got, again := kept.Apply(begun.Add(s.at), stored, s.served)
 				var names []string
 				for _, o := range got.Pools {
-					names = append(names, o.Name)
+					name := o.Name
+					if kept.Doubtful(name) {
+						name += "?"
+					}
+					names = append(names, name)
 				}
 				slices.Sort(names)
 				isGone := slices.Contains(kept.Gone(), "loadbalancerpools")

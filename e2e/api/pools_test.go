@@ -8,12 +8,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/berth-lb/berth/config/retain"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/e2e/stage"
 )
@@ -117,6 +119,22 @@ func TestPoolDisabled(t *testing.T) {
 	apply(t, "LoadBalancerPool", "p", `{addresses: [192.0.2.1-192.0.2.9], allocation: Automatic}`)
 	await(t, ns, "named", "Allocated", "192.0.2.5")
 	await(t, ns, "new", "Allocated", "192.0.2.2")
+}
+
+// A pool that was deleted a moment ago gives no addresses, although what it gave stays in effect
+// until it is known that its kind was not deleted with it.
+func TestPoolDeleted(t *testing.T) {
+	ns := namespace(t)
+	start(t)
+	apply(t, "LoadBalancerPool", "old", `{addresses: [192.0.2.1-192.0.2.9]}`)
+	makeService(t, ns, "first", nil)
+	await(t, ns, "first", "Allocated", "192.0.2.1")
+	must(t, scene.Berth.LoadBalancerPools.Delete(t.Context(), "old", metav1.DeleteOptions{}))
+	<-time.After(retain.BelievedAfter / 3) // the controller has seen it, and does not know yet why
+	makeService(t, ns, "second", nil)
+	await(t, ns, "second", "NoPool")
+	apply(t, "LoadBalancerPool", "new", `{addresses: [198.51.100.1/32]}`)
+	await(t, ns, "second", "Allocated", "198.51.100.1")
 }
 
 // The scopes of a pool select namespaces and Services.

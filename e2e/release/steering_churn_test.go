@@ -33,7 +33,9 @@ func churnFor(t *testing.T) time.Duration {
 type steeringFault struct {
 	name string
 	// fatal: connections with Pods of the node break.
-	fatal  bool
+	fatal bool
+	// deaf: until it ends the node learns of no other's death.
+	deaf   bool
 	strike func(ctx context.Context, r *steeringRack, node string) (end func(context.Context) error, err error)
 }
 
@@ -56,9 +58,9 @@ func steeringFaults() []steeringFault {
 			},
 		},
 		{name: "its heart freezes", strike: froze("heart")},
-		{name: "its speaker freezes", strike: froze("speaker")},
+		{name: "its speaker freezes", deaf: true, strike: froze("speaker")},
 		{name: "its heart is killed", strike: killed("heart")},
-		{name: "its speaker is killed", strike: killed("speaker")},
+		{name: "its speaker is killed", deaf: true, strike: killed("speaker")},
 		{
 			name: "its speaker loses the API",
 			strike: func(ctx context.Context, r *steeringRack, node string) (func(context.Context) error, error) {
@@ -115,7 +117,7 @@ func (r *steeringRack) round(t *testing.T, chance *rand.Rand, guests map[string]
 	chance.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
 	var ends []func(context.Context) error
 	faults := steeringFaults()
-	begun, dies := time.Now(), false
+	begun, dies, deaf := time.Now(), false, false
 	for _, node := range nodes[:1+chance.IntN(2)] {
 		kind := faults[chance.IntN(len(faults))]
 		if kind.fatal && len(gone) > 0 {
@@ -131,6 +133,7 @@ func (r *steeringRack) round(t *testing.T, chance *rand.Rand, guests map[string]
 		if kind.fatal {
 			gone, dies = append(gone, node), true
 		}
+		deaf = deaf || kind.deaf
 		did = append(did, node+": "+kind.name)
 	}
 	for _, guest := range []string{"n1", "n4"} {
@@ -152,7 +155,11 @@ func (r *steeringRack) round(t *testing.T, chance *rand.Rand, guests map[string]
 	if dies {
 		death := r.newcomers.since(begun)
 		t.Logf("new ones of this death, by front %v: %s", death.failedBy, death)
-		r.deaths = append(r.deaths, death)
+		if deaf {
+			r.unheardDeaths = append(r.unheardDeaths, death)
+		} else {
+			r.deaths = append(r.deaths, death)
+		}
 	}
 	for _, end := range ends {
 		must(t, end)

@@ -46,6 +46,8 @@ type steeringRack struct {
 	held      *held
 	newcomers *newcomers
 	deaths    []arrivals // what new connections saw of each death of a node with Pods
+	// unheardDeaths are the deaths while another node's speaker was stopped.
+	unheardDeaths []arrivals
 }
 
 const steeredNamespace = "steered"
@@ -205,18 +207,23 @@ func (r *steeringRack) moveBack(t *testing.T) {
 	})
 }
 
-// reportDeaths prints for how long new connections failed when nodes died.
+// reportDeaths prints for how long new connections failed when nodes died. Those while the speaker
+// of another node was stopped count apart: nobody tells the program there of the death.
 func (r *steeringRack) reportDeaths() {
-	for _, network := range []string{"tcp", "udp"} {
+	report := func(what, network string, deaths []arrivals) {
 		var all []float64
-		for _, saw := range r.deaths {
+		for _, saw := range deaths {
 			all = append(all, saw.longest[network].Seconds())
 		}
 		slices.Sort(all)
 		if n := len(all); n > 0 {
-			fmt.Printf("steering/death_new_%s_failed_for_median %.2f s\n", network, all[n/2])
-			fmt.Printf("steering/death_new_%s_failed_for_p99 %.2f s (of %d deaths)\n", network, all[(n*99-1)/100], n)
+			fmt.Printf("steering/%s_new_%s_failed_for_median %.2f s\n", what, network, all[n/2])
+			fmt.Printf("steering/%s_new_%s_failed_for_p99 %.2f s (of %d deaths)\n", what, network, all[(n*99-1)/100], n)
 		}
+	}
+	for _, network := range []string{"tcp", "udp"} {
+		report("death", network, r.deaths)
+		report("death_while_a_speaker_is_stopped", network, r.unheardDeaths)
 	}
 }
 
