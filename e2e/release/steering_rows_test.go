@@ -93,9 +93,11 @@ func (r *steeringRack) deathRows() []steeringRow {
 				lasts(t, time.Second)
 				cut("n2")(t)
 			},
-			end: func(t *testing.T) {
+			end: func(t *testing.T) { // it is not heard by n2 that comes back, and has its connections
+				must(t, func(context.Context) error { return r.Heal("n2") })
+				lasts(t, cutFor)
 				must(t, func(ctx context.Context) error { return r.Resume(ctx, "heart@n3") })
-				heal("n2")(t)
+				r.whole(t)
 			},
 		},
 		{

@@ -28,8 +28,8 @@ const (
 	together = 10 * time.Second
 	// staleAtMost is how old what See is told may be.
 	staleAtMost = 5 * time.Second
-	// rejoins is how long a node that heard nobody takes to hear all again, once it hears one.
-	rejoins = 500 * time.Millisecond
+	// rejoinsWithin is how long a node that heard nobody takes to hear all again, once it hears one.
+	rejoinsWithin = 500 * time.Millisecond
 	// speakerAtMost is how long a speaker may take from when the kernel answers. There may be none.
 	speakerAtMost = 2 * time.Minute
 )
@@ -194,7 +194,12 @@ func (d *Detector) Lost() map[string]bool {
 // deaf reports whether it is more likely this node that does not hear, or did not until a moment
 // ago. It needs the lock.
 func (d *Detector) deaf() bool {
-	return d.alone() && d.silentTogether() > 1 || !d.joined.IsZero() && time.Since(d.joined) < rejoins
+	return d.alone() && d.silentTogether() > 1 || d.justJoined()
+}
+
+// justJoined reports whether this node heard nobody until a moment ago. It needs the lock.
+func (d *Detector) justJoined() bool {
+	return !d.joined.IsZero() && time.Since(d.joined) < rejoinsWithin
 }
 
 // Alone reports whether all nodes are silent that were ever heard, and none of their kernels
@@ -253,6 +258,9 @@ func (d *Detector) Heard(node, on string) {
 // hear needs the lock.
 func (d *Detector) hear(node, on string) {
 	wasAlone := d.alone()
+	if wasAlone {
+		d.rejoins()
+	}
 	if d.heard[node] == nil {
 		d.heard[node] = map[string]bool{}
 	}
@@ -272,12 +280,25 @@ func (d *Detector) hear(node, on string) {
 			d.boots(node) // until it says that it is ready
 		}
 	}
-	if wasAlone && s != nil {
-		d.joined = time.Now()
-		time.AfterFunc(rejoins, d.notify)
-	}
 	if s != nil || wasAlone {
 		d.notify()
+	}
+}
+
+// rejoins notes that one is about to be heard, or answered, after nobody did. If several fell
+// silent together, it was this node that did not hear. So all are asked again at once, and those
+// that were silent for a moment only have not booted. It needs the lock.
+func (d *Detector) rejoins() {
+	if d.silentTogether() < 2 {
+		return
+	}
+	d.joined = time.Now()
+	time.AfterFunc(rejoinsWithin, d.notify)
+	for node, s := range d.silent {
+		if d.booted[node].IsZero() && time.Since(s.since) < bootsAtLeast {
+			delete(d.booted, node)
+		}
+		s.look.Notify()
 	}
 }
 
@@ -604,7 +625,12 @@ func (d *Detector) note(node string, s *silentNode, dead bool) bool {
 	if d.silent[node] != s {
 		return false
 	}
+	wasAlone := d.alone()
+	if wasAlone && !dead {
+		d.rejoins()
+	}
 	switch since, booted := d.booted[node]; {
+	case dead && d.justJoined(): // it was asked before
 	case dead:
 		d.booted[node] = time.Time{}
 	case booted && since.IsZero():
@@ -614,7 +640,6 @@ func (d *Detector) note(node string, s *silentNode, dead bool) bool {
 		s.probed = true
 		d.tell()
 	}
-	wasAlone := d.alone()
 	if s.answers = !dead; d.alone() != wasAlone {
 		d.notify()
 	}

@@ -23,13 +23,15 @@ func (r *rackOf) set(node string, answers bool) {
 	r.answers[node] = answers
 }
 
+func (r *rackOf) of(node string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.answers[node]
+}
+
 func TestDetector(t *testing.T) {
 	rack := &rackOf{answers: map[string]bool{}}
-	v := newDetector(func(_ context.Context, node string) bool {
-		rack.mu.Lock()
-		defer rack.mu.Unlock()
-		return rack.answers[node]
-	})
+	v := newDetector(func(_ context.Context, node string) bool { return rack.of(node) })
 	v.every = time.Millisecond
 	defer run(t, v)()
 	becomes := func(node string, dead bool) {
@@ -243,7 +245,7 @@ func TestDetector_rejoins(t *testing.T) {
 		d.Heard("a", "eth0")
 		d.Ready("a")
 		is("it hears one again", "")
-		<-time.After(rejoins)
+		<-time.After(rejoinsWithin)
 		synctest.Wait()
 		is("it does not hear the others for long", "b c")
 		select {
@@ -252,6 +254,53 @@ func TestDetector_rejoins(t *testing.T) {
 			t.Error("nobody is told")
 		}
 	})
+}
+
+// While it is cut off a node takes all others for dead, which say nothing and do not answer. Those
+// that answer when it is back have not booted, even if they are not heard for longer.
+func TestDetector_rejoinsThoseThatLive(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		cutFor  time.Duration
+		answers bool // the first to be noticed answers; else it is heard
+		lost    string
+	}{
+		{name: "one is heard", cutFor: 2 * time.Second},
+		{name: "one answers", cutFor: 2 * time.Second, answers: true},
+		{name: "they may have booted", cutFor: bootsAtLeast, lost: "a b c"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				rack := &rackOf{answers: map[string]bool{}}
+				d := newDetector(func(context.Context, string) bool { return rack.of("all") })
+				defer run(t, d)()
+				others := []string{"a", "b", "c"}
+				for _, node := range others {
+					d.Heard(node, "eth0")
+				}
+				d.Silent("a", "eth0", false)
+				<-time.After(50 * time.Millisecond) // it is known to be dead before the others are silent
+				d.Silent("b", "eth0", false)
+				d.Silent("c", "eth0", false)
+				<-time.After(c.cutFor)
+				rack.set("all", true)
+				if !c.answers {
+					d.Heard("a", "eth0")
+				}
+				for range 20 { // it may take until the next questions
+					<-time.After(rejoinsWithin / 5)
+					lost := strings.Join(slices.Sorted(maps.Keys(d.Lost())), " ")
+					suspects := strings.Join(slices.Sorted(maps.Keys(d.Suspects())), " ")
+					if c.lost == "" && lost+suspects != "" {
+						t.Fatalf("lost %q, suspects %q, but all live, and did", lost, suspects)
+					}
+				}
+				if lost := strings.Join(slices.Sorted(maps.Keys(d.Lost())), " "); lost != c.lost {
+					t.Errorf("lost %q, want %q", lost, c.lost)
+				}
+			})
+		})
+	}
 }
 
 // What hears is another process, which has not heard who fell silent before.

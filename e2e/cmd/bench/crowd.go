@@ -233,29 +233,53 @@ func (c *crowd) reportWrites(n int, before map[string]int) error {
 	return nil
 }
 
-// newAmong measures new Services among the others.
+// newAmong measures new Services among the others, and for comparison those that get their statuses
+// from this client, and whose addresses the client on the segment needs to ask nobody about.
 func (c *crowd) newAmong(ctx context.Context, n int) error {
-	resolved := func(address netip.Addr) error {
-		mac, err := c.Neighbor(lab.Client, address)
-		if err == nil && mac == nil {
-			err = errors.New("nobody answers ARP")
-		}
-		return err
-	}
 	if err := c.memory(ctx, fmt.Sprintf("%d_services", n)); err != nil {
 		return err
 	}
-	m, err := c.newOnes(ctx, lab.Client, func(int) string { return "" }, resolved)
+	ours, err := c.newOnes(ctx, newcomer{client: lab.Client, announced: c.resolved})
 	if err != nil {
 		return err
 	}
-	var answered []time.Duration
-	for i := range m.status {
-		answered = append(answered, m.status[i]+m.answered[i])
+	name := fmt.Sprintf("new_service_among_%d", n)
+	c.report.times(name+"_to_address", ours.status)
+	c.report.times(name+"_address_to_arp_reply", ours.announced)
+	c.report.times(name+"_to_first_answer", ours.untilAnswered())
+	bare, err := c.newOnes(ctx, newcomer{
+		client: lab.Client, announced: func(netip.Addr) error { return nil }, created: c.publish,
+		change: func(_ int, svc *corev1.Service) { svc.Spec.LoadBalancerClass = new("berth.dev/nobody") },
+	})
+	if err != nil {
+		return err
 	}
-	c.report.times(fmt.Sprintf("new_service_among_%d_to_address", n), m.status)
-	c.report.times(fmt.Sprintf("new_service_among_%d_to_first_answer", n), answered)
+	c.report.times("bare_"+name+"_to_first_answer", bare.untilAnswered())
 	return nil
+}
+
+// publish writes an address into the status of a Service, which the client finds at n1.
+func (c *crowd) publish(ctx context.Context, i int, svc *corev1.Service) error {
+	address := netip.AddrFrom4([4]byte{198, 19, 0, byte(i + 1)})
+	mac, err := c.NodeMAC("n1")
+	if err != nil {
+		return err
+	}
+	if err := c.In(lab.Client, func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		return netlink.NeighSet(&netlink.Neigh{
+			LinkIndex: link.Attrs().Index, IP: address.AsSlice(), HardwareAddr: mac, State: netlink.NUD_PERMANENT,
+		})
+	}); err != nil {
+		return fmt.Errorf("tell the client where %s is: %w", address, err)
+	}
+	_, err = c.client.CoreV1().Services(svc.Namespace).Patch(
+		ctx, svc.Name, types.MergePatchType, bareStatus(address), metav1.PatchOptions{}, "status",
+	)
+	return err
 }
 
 func crowdName(i int) string { return fmt.Sprintf("crowd-%05d", i) }

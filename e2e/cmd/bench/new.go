@@ -28,17 +28,19 @@ const (
 // newServicesL2 measures the time from the creation of new Services to the first answer to a client
 // on the segment, and how much of it the announcement takes.
 func (b *bench) newServicesL2(ctx context.Context) error {
-	resolved := func(address netip.Addr) error {
-		mac, err := b.Neighbor(lab.Client, address)
-		if err == nil && mac == nil {
-			err = errors.New("nobody answers ARP")
-		}
-		return err
-	}
-	m, err := b.newOnes(ctx, lab.Client, func(int) string { return "" }, resolved)
+	m, err := b.newOnes(ctx, newcomer{client: lab.Client, announced: b.resolved})
 	b.report.times("service_created_to_status", m.status)
 	b.report.times("status_to_arp_reply", m.announced)
 	b.report.times("status_to_first_answer_l2", m.answered)
+	return err
+}
+
+// resolved returns an error unless the client on the segment knows where the address is.
+func (b *bench) resolved(address netip.Addr) error {
+	mac, err := b.Neighbor(lab.Client, address)
+	if err == nil && mac == nil {
+		err = errors.New("nobody answers ARP")
+	}
 	return err
 }
 
@@ -50,24 +52,37 @@ func (b *bench) newServicesBGP(ctx context.Context) error {
 			return err
 		})
 	}
-	pin := func(i int) string { return fmt.Sprintf("198.51.100.%d", 10+i) }
-	m, err := b.newOnes(ctx, lab.Remote, pin, routed)
+	pin := func(i int, svc *corev1.Service) { svc.Spec.LoadBalancerIP = fmt.Sprintf("198.51.100.%d", 10+i) }
+	m, err := b.newOnes(ctx, newcomer{client: lab.Remote, change: pin, announced: routed})
 	b.report.times("service_created_to_status_bgp", m.status)
 	b.report.times("status_to_route", m.announced)
 	b.report.times("status_to_first_answer_bgp", m.answered)
 	return err
 }
 
+// newcomer says how new Services are measured.
+type newcomer struct {
+	client    string // who asks
+	announced func(netip.Addr) error
+	// change is made to a Service before it is created, and created is called after that.
+	change  func(i int, svc *corev1.Service)
+	created func(ctx context.Context, i int, svc *corev1.Service) error
+}
+
 // moments are times of new Services: from the request to create them to the status, and from the
 // status to the announcement and to the first answer.
 type moments struct{ status, announced, answered []time.Duration }
 
-func (b *bench) newOnes(
-	ctx context.Context,
-	client string,
-	pin func(i int) string,
-	announced func(netip.Addr) error,
-) (moments, error) {
+// untilAnswered returns the times from the request to the first answer.
+func (m moments) untilAnswered() []time.Duration {
+	var all []time.Duration
+	for i := range m.answered {
+		all = append(all, m.status[i]+m.answered[i])
+	}
+	return all
+}
+
+func (b *bench) newOnes(ctx context.Context, n newcomer) (moments, error) {
 	var m moments
 	var made []string
 	for i := range newServices {
@@ -75,8 +90,10 @@ func (b *bench) newOnes(
 			return m, err
 		}
 		svc := b.Expose(everywhere(), fmt.Sprintf("new-%d", i))
-		svc.Spec.LoadBalancerIP = pin(i)
-		if err := b.newOne(ctx, client, svc, announced, &m); err != nil {
+		if n.change != nil {
+			n.change(i, svc)
+		}
+		if err := b.newOne(ctx, n, i, svc, &m); err != nil {
 			return m, err
 		}
 		made = append(made, svc.Name)
@@ -86,13 +103,7 @@ func (b *bench) newOnes(
 	return m, b.remove(ctx, made)
 }
 
-func (b *bench) newOne(
-	ctx context.Context,
-	client string,
-	svc *corev1.Service,
-	announced func(netip.Addr) error,
-	m *moments,
-) error {
+func (b *bench) newOne(ctx context.Context, n newcomer, i int, svc *corev1.Service, m *moments) error {
 	statuses, err := b.watchStatuses(ctx)
 	if err != nil {
 		return err
@@ -102,20 +113,25 @@ func (b *bench) newOne(
 	if _, err := b.Kubernetes.CoreV1().Services(svc.Namespace).Create(ctx, svc, metav1.CreateOptions{}); err != nil {
 		return fmt.Errorf("create Service %s: %w", svc.Name, err)
 	}
+	if n.created != nil {
+		if err := n.created(ctx, i, svc); err != nil {
+			return err
+		}
+	}
 	address, err := statuses.next(ctx)
 	if err != nil {
 		return err
 	}
 	written := time.Now()
-	watch := b.StartWatch(ctx, client, address, every, timeout, false)
+	watch := b.StartWatch(ctx, n.client, address, every, timeout, false)
 	defer watch.Stop()
 	var seen time.Time
 	err = stage.Eventually(ctx, patience, func(context.Context) error {
-		if seen.IsZero() && announced(address) == nil {
+		if seen.IsZero() && n.announced(address) == nil {
 			seen = time.Now()
 		}
 		if len(watch.Record().Good()) == 0 {
-			return fmt.Errorf("%s does not answer %s", address, client)
+			return fmt.Errorf("%s does not answer %s", address, n.client)
 		}
 		return nil
 	})
