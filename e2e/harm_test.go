@@ -45,14 +45,7 @@ func TestBerthDoesNoHarm(t *testing.T) {
 		{"a router that answers for everything has nothing", testProxyARP},
 		{"a planned move and a node that is cut off are no conflict", testMovesWithoutConflict},
 	} {
-		if !t.Run(part.name, func(t *testing.T) {
-			t.Cleanup(func() {
-				if t.Failed() {
-					r.describe(t)
-				}
-			})
-			part.run(t, r)
-		}) && r.AwaitBerth(t.Context()) != nil {
+		if !r.part(t, part.name, func(t *testing.T) { part.run(t, r) }) && r.AwaitBerth(t.Context()) != nil {
 			return // nothing of the rest can be told
 		}
 	}

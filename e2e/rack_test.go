@@ -24,6 +24,18 @@ import (
 // patience is the limit for what takes a moment on an idle machine, and much longer on a busy one.
 const patience = 60 * time.Second
 
+// failed are the parts that failed.
+var failed []string
+
+// TestMain ends with the names of the parts that failed: what the racks looked like then is long.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	for _, name := range failed {
+		fmt.Println("failed:", name)
+	}
+	os.Exit(code)
+}
+
 // TestBerthOnARack covers Berth's life on one rack of three nodes and a router that speaks BGP,
 // from installation to removal. Each subtest leaves the rack as it found it; the last one
 // uninstalls Berth.
@@ -83,15 +95,7 @@ func TestBerthOnARack(t *testing.T) {
 		{"where no node has IPVS kube-proxy serves, and the Service says why", testWithoutIPVS},
 		{"uninstalling withdraws, keeps the statuses, and a new installation adopts them", testUninstall},
 	} {
-		if !t.Run(part.name, func(t *testing.T) {
-			t.Cleanup(func() {
-				if t.Failed() {
-					r.describe(t)
-				}
-			})
-			r.settle(t)
-			part.run(t, r)
-		}) && t.Context().Err() != nil {
+		if !r.part(t, part.name, func(t *testing.T) { r.settle(t); part.run(t, r) }) && t.Context().Err() != nil {
 			return
 		}
 	}
@@ -230,6 +234,19 @@ func (r *rack) podsReady(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// part runs a part of a test, and says what the rack looks like if it fails.
+func (r *rack) part(t *testing.T, name string, run func(t *testing.T)) bool {
+	return t.Run(name, func(t *testing.T) {
+		t.Cleanup(func() {
+			if t.Failed() {
+				failed = append(failed, t.Name())
+				r.describe(t)
+			}
+		})
+		run(t)
+	})
 }
 
 // describe writes what one needs to see first when a test failed.
