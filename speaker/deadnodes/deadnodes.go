@@ -28,8 +28,13 @@ const (
 	together = 10 * time.Second
 	// staleAtMost is how old what See is told may be.
 	staleAtMost = 5 * time.Second
-	// rejoinsWithin is how long a node that heard nobody takes to hear all again, once it hears one.
-	rejoinsWithin = 500 * time.Millisecond
+	// rejoinsWithin is how long a node that heard nobody takes to hear all again, once it hears one: a
+	// kernel that looks for a neighbor in vain tries again each second. It asks them often until then.
+	rejoinsWithin = 1500 * time.Millisecond
+	rejoinsAsks   = 10 // times as often
+	// bootsAtLeast is how long a node that boots does not answer at least. Of one that was away for
+	// less, or of all that were away together, it is more likely that they were not reached.
+	bootsAtLeast = 10 * time.Second
 	// speakerAtMost is how long a speaker may take from when the kernel answers. There may be none.
 	speakerAtMost = 2 * time.Minute
 )
@@ -69,7 +74,12 @@ type Detector struct {
 	// booted has the nodes that were dead, until their speakers are ready: since when their kernels
 	// answer; zero: they do not yet.
 	booted map[string]time.Time // guarded by mu
-	joined time.Time            // guarded by mu; when one was heard again after nobody was
+	// stopped says when nodes did not answer that had before. Guarded by mu.
+	stopped map[string]time.Time
+	joined  time.Time // guarded by mu; when one was heard again after nobody was
+	// mistaken is when nodes fell silent although that says nothing about them. Guarded by mu.
+	mistaken time.Time
+	looked   time.Time // guarded by mu; when lookAgain did
 	// far are nodes that others call silent, or that do not answer this one's watch. Noticed says when
 	// such a node answered last, or was first asked. Both have nothing to do with what this node hears
 	// on segments. Guarded by mu.
@@ -87,6 +97,7 @@ type silentNode struct {
 	dead    bool         // its kernel does not answer
 	answers bool         // its kernel did, the last time
 	probed  bool         // its kernel was asked at least once
+	noes    int          // questions in a row without an answer
 	since   time.Time
 	on      []string // interfaces on which it was heard before, ascending
 }
@@ -108,6 +119,7 @@ func newDetector(answers func(context.Context, string) bool) *Detector {
 		far: map[string]*farNode{}, noticed: map[string]time.Time{}, wards: map[string]*ward{},
 		heard: map[string]map[string]bool{}, lost: map[string]map[string]time.Time{},
 		silent: map[string]*silentNode{}, ahead: map[string]*question{}, booted: map[string]time.Time{},
+		stopped: map[string]time.Time{},
 	}
 }
 
@@ -151,20 +163,19 @@ func (d *Detector) Dead() map[string]bool {
 func (d *Detector) Suspects() map[string]bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	suspects := map[string]bool{}
-	if d.deaf() {
-		return suspects
-	}
+	suspects, believed := map[string]bool{}, d.believes()
 	for node, s := range d.silent {
-		if s.suspect || s.dead {
+		if (s.suspect || s.dead) && believed(s.since) {
 			suspects[node] = true
 		}
 	}
-	for node := range d.booted {
-		suspects[node] = true
+	for node, since := range d.booted {
+		if believed(since) {
+			suspects[node] = true
+		}
 	}
 	for node, f := range d.far {
-		if f.suspect || f.dead || f.boots {
+		if (f.suspect || f.dead || f.boots) && believed(f.since) {
 			suspects[node] = true
 		}
 	}
@@ -174,17 +185,21 @@ func (d *Detector) Suspects() map[string]bool {
 // Lost returns those of the suspects that do not serve what they served before: the dead ones, and
 // those that were and whose speaker is not ready yet.
 func (d *Detector) Lost() map[string]bool {
-	lost := d.Dead()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.deaf() {
-		return map[string]bool{}
+	lost, believed := map[string]bool{}, d.believes()
+	for node, s := range d.silent {
+		if s.dead && believed(s.since) {
+			lost[node] = true
+		}
 	}
-	for node := range d.booted {
-		lost[node] = true
+	for node, since := range d.booted {
+		if believed(since) {
+			lost[node] = true
+		}
 	}
 	for node, f := range d.far {
-		if f.boots {
+		if (f.dead || f.boots) && believed(f.since) {
 			lost[node] = true
 		}
 	}
@@ -194,7 +209,23 @@ func (d *Detector) Lost() map[string]bool {
 // deaf reports whether it is more likely this node that does not hear, or did not until a moment
 // ago. It needs the lock.
 func (d *Detector) deaf() bool {
-	return d.alone() && d.silentTogether() > 1 || d.justJoined()
+	_, n := d.silentTogether()
+	return d.alone() && n > 1 || d.justJoined()
+}
+
+// believes returns whether it says something about another node that it fell silent, died or booted
+// at some time. It does not if about then it was more likely this one that did not hear. It needs
+// the lock, also when it is called.
+func (d *Detector) believes() func(time.Time) bool {
+	last, n := d.silentTogether()
+	switch {
+	case d.alone() && n > 1:
+	case d.justJoined():
+		last = d.mistaken
+	default:
+		return func(time.Time) bool { return true }
+	}
+	return func(at time.Time) bool { return last.Sub(at) > together }
 }
 
 // justJoined reports whether this node heard nobody until a moment ago. It needs the lock.
@@ -213,10 +244,8 @@ func (d *Detector) Alone() bool {
 
 // alone needs the lock.
 func (d *Detector) alone() bool {
-	for _, on := range d.heard {
-		if len(on) > 0 {
-			return false
-		}
+	if d.hearsAny() {
+		return false
 	}
 	for _, s := range d.silent {
 		if s.answers {
@@ -231,21 +260,30 @@ func (d *Detector) alone() bool {
 	return len(d.heard) > 0 || d.cutOff
 }
 
-// silentTogether counts the nodes that fell silent about when the last one did. It needs the lock.
-func (d *Detector) silentTogether() int {
-	var last time.Time
+// hearsAny reports whether a node is heard. It needs the lock.
+func (d *Detector) hearsAny() bool {
+	for _, on := range d.heard {
+		if len(on) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// silentTogether returns when the last node fell silent, and counts those that did about then. It
+// needs the lock.
+func (d *Detector) silentTogether() (last time.Time, n int) {
 	for node, s := range d.silent {
 		if d.heard[node] != nil && s.since.After(last) {
 			last = s.since
 		}
 	}
-	n := 0
 	for node, s := range d.silent {
 		if d.heard[node] != nil && last.Sub(s.since) <= together {
 			n++
 		}
 	}
-	return n
+	return last, n
 }
 
 // Heard notes that a node is heard on an interface.
@@ -270,9 +308,10 @@ func (d *Detector) hear(node, on string) {
 	if s != nil {
 		delete(d.silent, node)
 		s.look.Notify()
-	}
-	if since, ok := d.booted[node]; ok && since.IsZero() {
-		d.boots(node)
+		if d.hasBooted(node, s) {
+			d.boots(node)
+		}
+		d.lookAgain()
 	}
 	if f := d.far[node]; f != nil {
 		d.forget(node, f)
@@ -285,21 +324,54 @@ func (d *Detector) hear(node, on string) {
 	}
 }
 
-// rejoins notes that one is about to be heard, or answered, after nobody did. If several fell
-// silent together, it was this node that did not hear. So all are asked again at once, and those
-// that were silent for a moment only have not booted. It needs the lock.
+// rejoins notes that one is about to be heard, or answers, after nobody did. If several fell silent
+// together, it was this node that did not hear, so all are asked again at once. It needs the lock.
 func (d *Detector) rejoins() {
-	if d.silentTogether() < 2 {
+	last, n := d.silentTogether()
+	if n > 1 {
+		d.join(last)
+	}
+}
+
+// join notes that what this node knows of others since then may be wrong. It needs the lock.
+func (d *Detector) join(since time.Time) {
+	d.joined, d.mistaken = time.Now(), since
+	time.AfterFunc(rejoinsWithin, d.notify)
+	d.lookAgain()
+}
+
+// lookAgain has all be asked at once that are asked, unless they just were: what ended for one may
+// have ended for others. It needs the lock.
+func (d *Detector) lookAgain() {
+	if now := time.Now(); now.Sub(d.looked) >= d.every/rejoinsAsks {
+		d.looked = now
+	} else {
 		return
 	}
-	d.joined = time.Now()
-	time.AfterFunc(rejoinsWithin, d.notify)
-	for node, s := range d.silent {
-		if d.booted[node].IsZero() && time.Since(s.since) < bootsAtLeast {
-			delete(d.booted, node)
-		}
+	for _, s := range d.silent {
 		s.look.Notify()
 	}
+	for _, f := range d.far {
+		f.look.Notify()
+	}
+}
+
+// hasBooted reports whether a silent node that answers now, or is heard, has nothing that it had.
+// It needs the lock.
+func (d *Detector) hasBooted(node string, s *silentNode) bool {
+	if s.noes < 2 { // a packet was lost, or this node was slow
+		return false
+	}
+	stopped := d.stopped[node]
+	if time.Since(stopped) >= bootsAtLeast {
+		return true
+	}
+	for other, at := range d.stopped {
+		if other != node && at.Sub(stopped).Abs() <= together {
+			return false
+		}
+	}
+	return true
 }
 
 // See is told which nodes are heard on which interfaces, and which of them are ready, and makes
@@ -509,6 +581,9 @@ func (d *Detector) ask(node string, suspect bool) {
 		s.look.Notify()
 	}
 	s.suspect = suspect
+	if !d.hearsAny() {
+		d.lookAgain() // is it this node that does not hear?
+	}
 	d.notify()
 }
 
@@ -519,6 +594,7 @@ func (d *Detector) Keep(has func(node string) bool) {
 	maps.DeleteFunc(d.heard, func(node string, _ map[string]bool) bool { return !has(node) })
 	maps.DeleteFunc(d.lost, func(node string, _ map[string]time.Time) bool { return !has(node) })
 	maps.DeleteFunc(d.booted, func(node string, _ time.Time) bool { return !has(node) })
+	maps.DeleteFunc(d.stopped, func(node string, _ time.Time) bool { return !has(node) })
 	maps.DeleteFunc(d.noticed, func(node string, _ time.Time) bool { return !has(node) })
 	maps.DeleteFunc(d.wards, func(node string, _ *ward) bool { return !has(node) })
 	for node, f := range d.far {
@@ -598,12 +674,21 @@ func (d *Detector) follow(ctx context.Context, node string, s *silentNode) {
 		if same++; answers != last {
 			last, same = answers, 0
 		}
-		pause := d.every
-		if same > manyQuestions {
-			pause *= 10
-		}
-		await(ctx, s.look, pause)
+		await(ctx, s.look, d.pause(same > manyQuestions))
 	}
+}
+
+// pause returns how long to wait between two questions to a node.
+func (d *Detector) pause(seldom bool) time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.justJoined():
+		return d.every / rejoinsAsks
+	case seldom:
+		return 10 * d.every
+	}
+	return d.every
 }
 
 // await waits for a signal, a pause, or the end of the context.
@@ -626,15 +711,19 @@ func (d *Detector) note(node string, s *silentNode, dead bool) bool {
 		return false
 	}
 	wasAlone := d.alone()
-	if wasAlone && !dead {
-		d.rejoins()
-	}
-	switch since, booted := d.booted[node]; {
-	case dead && d.justJoined(): // it was asked before
+	switch {
 	case dead:
-		d.booted[node] = time.Time{}
-	case booted && since.IsZero():
-		d.boots(node)
+		if s.noes++; s.noes == 1 {
+			d.stopped[node] = time.Now()
+		}
+	case s.dead:
+		if wasAlone {
+			d.rejoins()
+		}
+		if d.hasBooted(node, s) {
+			d.boots(node)
+		}
+		s.noes = 0
 	}
 	if !s.probed {
 		s.probed = true

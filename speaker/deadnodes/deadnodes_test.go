@@ -154,6 +154,7 @@ func TestDetector_boots(t *testing.T) {
 	die := func() {
 		d.Silent("a", "eth0", false)
 		d.note("a", d.silent["a"], true)
+		d.note("a", d.silent["a"], true)
 	}
 	die()
 	is(true, "it is dead")
@@ -329,8 +330,9 @@ func TestDetector_SeeReady(t *testing.T) {
 		see := func() { d.See(both, map[string]bool{"a": true, "b": true}) }
 		see()
 		d.Silent("a", "eth0", false)
-		d.note("a", d.silent["a"], true)
-		d.note("a", d.silent["a"], false)
+		for _, dead := range []bool{true, true, false} {
+			d.note("a", d.silent["a"], dead)
+		}
 		if see(); !d.Suspects()["a"] {
 			t.Error("a node that boots is not suspected, by a status of before")
 		}
@@ -350,6 +352,7 @@ func TestDetector_bootsForSoLong(t *testing.T) {
 			d.Heard("b", "eth0")
 			d.Silent("a", "eth0", false)
 			d.note("a", d.silent["a"], true)
+			d.note("a", d.silent["a"], true)
 			d.Heard("a", "eth0")
 		}
 		dies()
@@ -367,8 +370,9 @@ func TestDetector_bootsForSoLong(t *testing.T) {
 			t.Error("its speaker is not ready after 2 minutes, and it is still suspected")
 		}
 		d.Silent("a", "eth0", false)
-		d.note("a", d.silent["a"], true)
-		d.note("a", d.silent["a"], false) // without a speaker
+		for _, dead := range []bool{true, true, false} { // without a speaker
+			d.note("a", d.silent["a"], dead)
+		}
 		<-time.After(speakerAtMost)
 		synctest.Wait()
 		if d.Suspects()["a"] {

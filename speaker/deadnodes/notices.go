@@ -12,9 +12,6 @@ const (
 	// noticeLasts is how long a notice counts against what this node hears. Others repeat it each
 	// 10 s.
 	noticeLasts = 15 * time.Second
-	// bootsAtLeast is how long a node is dead at least that boots. One that is back before was not
-	// reached for a moment, and has all that it had.
-	bootsAtLeast = 10 * time.Second
 	// hesitates is how long a kernel that lives takes to answer at most: until then nobody is told
 	// that a ward does not answer, as when its speaker is replaced.
 	hesitates = 50 * time.Millisecond
@@ -31,7 +28,7 @@ type farNode struct {
 	serves  bool         // others say that it is
 	missed  time.Time    // since when it does not answer this node's watch; zero: it does, or is none
 	told    time.Time    // when others said last that it is silent
-	since   time.Time    // of dead, or boots
+	since   time.Time    // of suspect, dead, or boots
 }
 
 // ward is a node that this one watches.
@@ -68,7 +65,7 @@ func (d *Detector) doubtFar(node string, now time.Time) {
 	case f != nil && (f.dead || f.boots):
 		return
 	case f == nil:
-		f = &farNode{look: async.NewSignal(), told: now}
+		f = &farNode{look: async.NewSignal(), told: now, since: now}
 		d.far[node] = f
 		d.begun.Notify()
 	default:
@@ -168,6 +165,9 @@ func (d *Detector) CutOff(cutOff bool) bool {
 	if d.cutOff == cutOff {
 		return false
 	}
+	if wasAlone := d.alone(); wasAlone && !cutOff {
+		d.join(time.Now())
+	}
 	d.cutOff = cutOff
 	d.notify()
 	return true
@@ -185,7 +185,7 @@ func (d *Detector) News() []string {
 	now := time.Now()
 	for node, f := range d.far {
 		switch {
-		case f.missed.IsZero() || d.alone():
+		case f.missed.IsZero() || d.alone() || d.deaf():
 		case f.dead && now.Sub(f.since) < newsFor, f.suspect && now.Sub(f.missed) >= hesitates:
 			found = append(found, node)
 		}
@@ -244,11 +244,7 @@ func (d *Detector) followFar(ctx context.Context, node string, f *farNode) {
 		if ctx.Err() != nil || !d.noteFar(node, f, answers) {
 			return
 		}
-		pause := d.every
-		if asked > manyQuestions && !d.misses(f) {
-			pause *= 10
-		}
-		await(ctx, f.look, pause)
+		await(ctx, f.look, d.pause(asked > manyQuestions && !d.misses(f)))
 	}
 }
 
@@ -272,6 +268,9 @@ func (d *Detector) noteFar(node string, f *farNode, answers bool) bool {
 	}
 	before, now := *f, time.Now()
 	wasAlone := d.alone()
+	if wasAlone && answers && f.dead {
+		d.rejoins()
+	}
 	f.suspect = false
 	if f.answers = answers; d.alone() != wasAlone {
 		d.notify()

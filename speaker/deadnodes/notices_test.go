@@ -186,7 +186,9 @@ func TestDetector_wards(t *testing.T) {
 			t.Error("cut off, and not alone")
 		}
 		d.CutOff(false)
-		is("it is not this node", "ward", "ward", "ward", false)
+		is("it may have been this node", "", "", "", false)
+		wait(rejoinsWithin)
+		is("it was not", "ward", "ward", "ward", false)
 		wait(newsFor)
 		is("it has been told for long", "ward", "ward", "", false)
 		d.WardLeft("ward")

@@ -1,0 +1,253 @@
+package deadnodes
+
+import (
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// segment is what a Detector hears of the nodes of a rack.
+type segment struct {
+	*Detector
+	rack *rackOf
+}
+
+func each(nodes string, do func(node string)) {
+	for node := range strings.FieldsSeq(nodes) {
+		do(node)
+	}
+}
+
+// answer says of nodes whether their kernels do.
+func (s segment) answer(answers bool, nodes string) {
+	each(nodes, func(node string) { s.rack.set(node, answers) })
+}
+
+// hear has nodes be heard that are ready.
+func (s segment) hear(nodes string) {
+	each(nodes, func(node string) { s.Heard(node, "eth0"); s.Ready(node) })
+}
+
+// miss has nodes fall silent without a word.
+func (s segment) miss(nodes string) { each(nodes, func(node string) { s.Silent(node, "eth0", false) }) }
+
+// cut has this node be cut off from others, and hear of it.
+func (s segment) cut(nodes string) {
+	s.answer(false, nodes)
+	<-time.After(200 * time.Millisecond)
+	s.miss(nodes)
+}
+
+// A node that did not hear or reach others for a moment does not take those for dead, or for
+// booting, that live, whether or not they are heard. It never forgets one that is dead.
+func TestDetector_mistakes(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		before func(s segment)
+		do     func(s segment) // nil: nothing
+		// lives is never lost from then on; dead is suspected all along.
+		lives, dead string
+	}{
+		{
+			name: "one of those that are cut off with this one is heard all the time",
+			before: func(s segment) {
+				s.hear("a b c near")
+				s.cut("a b c")
+				<-time.After(2 * time.Second)
+				s.answer(true, "a b c")
+				s.hear("a c")
+			},
+			lives: "b",
+		},
+		{
+			name: "one question has no answer in time",
+			before: func(s segment) {
+				s.hear("a b c")
+				s.Silent("b", "eth0", true)
+				<-time.After(30500 * time.Millisecond)
+				s.answer(false, "b")
+				<-time.After(time.Second)
+				s.answer(true, "b")
+				<-time.After(1200 * time.Millisecond)
+			},
+			lives: "b",
+		},
+		{
+			name: "a node beyond the segment is the first to answer again",
+			before: func(s segment) {
+				s.hear("a b c")
+				s.Ward("far", true)
+				<-time.After(time.Second)
+				s.answer(false, "far")
+				s.cut("a b c")
+				s.Ward("far", false)
+				<-time.After(2 * time.Second)
+				s.answer(true, "a b c far")
+				for s.Dead()["far"] {
+					<-time.After(time.Millisecond)
+				}
+			},
+			do: func(s segment) {
+				s.hear("a")
+				<-time.After(20 * time.Millisecond)
+				s.hear("c")
+			},
+			lives: "b",
+		},
+		{
+			name: "its speaker was away long before",
+			before: func(s segment) {
+				s.hear("a b c")
+				s.miss("b")
+				<-time.After(20 * time.Second)
+				s.answer(false, "b")
+				s.cut("a c")
+				<-time.After(2 * time.Second)
+				s.answer(true, "a b c")
+				s.hear("a c")
+			},
+			lives: "b",
+		},
+		{
+			name: "another one has no speaker, and is asked seldom",
+			before: func(s segment) {
+				s.hear("a b c")
+				s.Silent("a", "eth0", true)
+				<-time.After(63 * time.Second)
+				s.answer(false, "a")
+				s.cut("b c")
+				<-time.After(2 * time.Second)
+				s.answer(true, "a b c")
+				s.hear("c")
+			},
+			lives: "b",
+		},
+		{
+			name: "its kernel is found again after a second only",
+			before: func(s segment) {
+				s.hear("a b c")
+				s.cut("a b c")
+				<-time.After(2 * time.Second)
+				s.answer(true, "a c")
+				s.hear("a c")
+			},
+			do: func(s segment) {
+				<-time.After(1200 * time.Millisecond)
+				s.answer(true, "b")
+			},
+			lives: "b",
+		},
+		{
+			name: "others are beyond the segment only",
+			before: func(s segment) {
+				s.Ward("a", true)
+				s.Ward("b", true)
+				<-time.After(time.Second)
+				s.answer(false, "a b")
+				<-time.After(250 * time.Millisecond)
+				s.Ward("a", false)
+				s.Ward("b", false)
+				s.CutOff(true)
+				<-time.After(2200 * time.Millisecond)
+				s.answer(true, "a b")
+				s.Ward("a", true)
+				s.CutOff(false)
+			},
+			lives: "b",
+		},
+		{
+			name: "another one's hellos pause while one is dead",
+			before: func(s segment) {
+				s.hear("a b")
+				s.answer(false, "a")
+				s.miss("a")
+				<-time.After(500 * time.Millisecond)
+			},
+			do: func(s segment) {
+				for range 8 {
+					s.miss("b")
+					<-time.After(400 * time.Millisecond)
+					s.hear("b")
+					<-time.After(300 * time.Millisecond)
+				}
+			},
+			lives: "b", dead: "a",
+		},
+		{
+			name: "this node is cut off while one has been dead for minutes",
+			before: func(s segment) {
+				s.hear("a b c")
+				s.answer(false, "a")
+				s.miss("a")
+				<-time.After(3 * time.Minute)
+			},
+			do: func(s segment) {
+				s.cut("b c")
+				<-time.After(time.Second)
+				s.answer(true, "b c")
+				s.hear("b c")
+			},
+			lives: "b", dead: "a",
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				rack := &rackOf{answers: map[string]bool{}}
+				d, end := rack.asked(t)
+				defer end()
+				s := segment{d, rack}
+				s.answer(true, "a b c near far")
+				c.before(s)
+				var doing sync.WaitGroup
+				defer doing.Wait()
+				if c.do != nil {
+					doing.Go(func() { c.do(s) })
+				}
+				for begun := time.Now(); time.Since(begun) < speakerAtMost+10*time.Second; <-time.After(5 * time.Millisecond) {
+					synctest.Wait()
+					if d.Lost()[c.lives] {
+						t.Fatalf("%s lives, and is lost after %s", c.lives, time.Since(begun))
+					}
+					if c.dead != "" && !d.Suspects()[c.dead] {
+						t.Fatalf("%s is dead, and not suspected after %s", c.dead, time.Since(begun))
+					}
+				}
+			})
+		})
+	}
+}
+
+// A node that is back tells nobody that those are silent that it did not reach.
+func TestDetector_newsOfMistakes(t *testing.T) {
+	for _, peers := range []string{"", "a b"} {
+		synctest.Test(t, func(t *testing.T) {
+			rack := &rackOf{answers: map[string]bool{}}
+			d, end := rack.asked(t)
+			defer end()
+			s := segment{d, rack}
+			s.answer(true, "a b far")
+			s.hear(peers)
+			d.Ward("far", true)
+			<-time.After(time.Second)
+			s.answer(false, "far")
+			d.Ward("far", false)
+			d.CutOff(true)
+			s.cut(peers)
+			<-time.After(2 * time.Second)
+			s.answer(true, "a b far")
+			if len(peers) > 0 {
+				s.hear("a")
+			} else {
+				d.CutOff(false) // a datagram came
+			}
+			for range 1000 {
+				if news := d.News(); len(news) > 0 {
+					t.Fatalf("with peers %q it tells that %v are silent", peers, news)
+				}
+				<-time.After(2 * time.Millisecond)
+			}
+		})
+	}
+}
