@@ -29,9 +29,12 @@ import (
 // server took what was decided before.
 func (c *Controller) configure(_ context.Context, what task) error {
 	switch what {
-	case compileAll:
-		problems := c.compile()
-		c.problems.Store(&problems)
+	case compileAll, lookAgain:
+		kept := c.retained.Kept()
+		c.compile()
+		if what == lookAgain && slices.Equal(kept, c.retained.Kept()) {
+			return nil // what else changed is a task of its own
+		}
 		c.reviewUsed()   // the addresses of BGPNeighbors are in use
 		c.reserveKnown() // before any Service gets an address
 		c.repin()
@@ -56,7 +59,7 @@ func (c *Controller) configure(_ context.Context, what task) error {
 func (c *Controller) publish(ctx context.Context, what publication) error {
 	switch what {
 	case publishAll:
-		return c.publishObjects(ctx, *c.problems.Load())
+		return c.publishObjects(ctx, c.compiled.Load())
 	case publishUsage:
 		return c.publishObjects(ctx, nil)
 	case publishSessions:
@@ -76,11 +79,37 @@ func (c *Controller) repin() {
 	}
 }
 
+// compiled is the configuration as it was compiled, and what is wrong with it.
+type compiled struct {
+	snapshot    *config.Snapshot
+	problems    map[config.Key][]config.Problem
+	generations map[config.Key]int64
+}
+
+// problemsOf returns what is wrong with an object, and whether that is known of its generation.
+func (c *compiled) problemsOf(kind string, o metav1.Object) (found []config.Problem, known bool) {
+	if c == nil {
+		return nil, false
+	}
+	key := config.Key{Kind: kind, Name: o.GetName()}
+	found, known = c.problems[key]
+	return found, known && c.generations[key] == o.GetGeneration()
+}
+
+// noteGenerations notes those of the objects of a kind.
+func noteGenerations[T metav1.Object](c *compiled, kind string, objects []T) {
+	for _, o := range objects {
+		c.generations[config.Key{Kind: kind, Name: o.GetName()}] = o.GetGeneration()
+	}
+}
+
 // compile compiles the configuration in the caches to a Snapshot, and gives the allocator its
 // pools.
-func (c *Controller) compile() map[config.Key][]config.Problem {
+func (c *Controller) compile() {
+	pools := client.Stored[*v1alpha1.LoadBalancerPool](c.informers.pool)
+	c.allocations.Disable(c.retained.Vanished(pools)) // before the API server is asked
 	objects, again := c.retained.Apply(time.Now(), config.Objects{
-		Pools:                client.Stored[*v1alpha1.LoadBalancerPool](c.informers.pool),
+		Pools:                pools,
 		SegmentAnnouncements: client.Stored[*v1alpha1.SegmentAnnouncement](c.informers.segments),
 		RouteAnnouncements:   client.Stored[*v1alpha1.RouteAnnouncement](c.informers.routes),
 		BGPNeighbors:         client.Stored[*v1alpha1.BGPNeighbor](c.informers.peer),
@@ -88,7 +117,7 @@ func (c *Controller) compile() map[config.Key][]config.Problem {
 		Before:               c.snapshot.Load(),
 	}, c.served)
 	if again > 0 {
-		c.tasks.AddAfter(compileAll, again)
+		c.tasks.AddAfter(lookAgain, again)
 	}
 	if gone := c.retained.Gone(); !slices.Equal(gone, c.gone) {
 		c.gone = gone
@@ -100,57 +129,62 @@ func (c *Controller) compile() map[config.Key][]config.Problem {
 		}
 	}
 	for i, pool := range objects.Pools {
-		if c.retained.Doubtful(pool.Name) {
+		if c.retained.Doubtful(pool.Name) || pool.DeletionTimestamp != nil {
 			objects.Pools[i] = pool.DeepCopy()
 			objects.Pools[i].Spec.Allocation = v1alpha1.AllocationDisabled
+			objects.Pools[i].Spec.TakeOver = v1alpha1.TakeOverNever
 		}
 	}
 	snapshot, problems := config.Compile(objects)
 	c.allocations.SetPools(allocation.Pools(snapshot))
 	c.snapshot.Store(snapshot)
-	return problems
+	now := &compiled{snapshot, problems, map[config.Key]int64{}}
+	noteGenerations(now, "LoadBalancerPool", objects.Pools)
+	noteGenerations(now, "SegmentAnnouncement", objects.SegmentAnnouncements)
+	noteGenerations(now, "RouteAnnouncement", objects.RouteAnnouncements)
+	noteGenerations(now, "BGPNeighbor", objects.BGPNeighbors)
+	c.compiled.Store(now)
 }
 
-// publishObjects writes the usage of the pools and, if problems are given, the conditions of all
-// objects, where they changed.
-func (c *Controller) publishObjects(ctx context.Context, problems map[config.Key][]config.Problem) error {
+// publishObjects writes the usage of the pools and, if what was compiled is given, the conditions
+// of all objects, where they changed.
+func (c *Controller) publishObjects(ctx context.Context, of *compiled) error {
 	var failures []error
 	for _, o := range client.Stored[*v1alpha1.LoadBalancerPool](c.informers.pool) {
-		describe := func(desired *v1alpha1.LoadBalancerPool) { c.describePool(desired, problems) }
-		err := publishOne(ctx, c, c.Berth.LoadBalancerPools, "LoadBalancerPool", o, problems, describe)
+		describe := func(desired *v1alpha1.LoadBalancerPool) { c.describePool(desired, of) }
+		err := publishOne(ctx, c, c.Berth.LoadBalancerPools, "LoadBalancerPool", o, of, describe)
 		failures = append(failures, err)
 	}
-	if problems == nil {
+	if of == nil {
 		return errors.Join(failures...)
 	}
-	snapshot := c.snapshot.Load()
 	for _, o := range client.Stored[*v1alpha1.SegmentAnnouncement](c.informers.segments) {
 		describe := func(desired *v1alpha1.SegmentAnnouncement) {
-			pools, _ := snapshot.Counts(config.Key{Kind: "SegmentAnnouncement", Name: o.Name})
+			pools, _ := of.snapshot.Counts(config.Key{Kind: "SegmentAnnouncement", Name: o.Name})
 			desired.Status.PoolCount = new(int32(pools))
 		}
-		err := publishOne(ctx, c, c.Berth.SegmentAnnouncements, "SegmentAnnouncement", o, problems, describe)
+		err := publishOne(ctx, c, c.Berth.SegmentAnnouncements, "SegmentAnnouncement", o, of, describe)
 		failures = append(failures, err)
 	}
 	for _, o := range client.Stored[*v1alpha1.RouteAnnouncement](c.informers.routes) {
 		describe := func(desired *v1alpha1.RouteAnnouncement) {
-			pools, neighbors := snapshot.Counts(config.Key{Kind: "RouteAnnouncement", Name: o.Name})
+			pools, neighbors := of.snapshot.Counts(config.Key{Kind: "RouteAnnouncement", Name: o.Name})
 			desired.Status.PoolCount, desired.Status.NeighborCount = new(int32(pools)), new(int32(neighbors))
 		}
-		err := publishOne(ctx, c, c.Berth.RouteAnnouncements, "RouteAnnouncement", o, problems, describe)
+		err := publishOne(ctx, c, c.Berth.RouteAnnouncements, "RouteAnnouncement", o, of, describe)
 		failures = append(failures, err)
 	}
-	return errors.Join(append(failures, c.publishNeighbors(ctx, problems))...)
+	return errors.Join(append(failures, c.publishNeighbors(ctx, of))...)
 }
 
-// publishNeighbors writes the sessions of the BGPNeighbors and, if problems are given, their
-// conditions, where they changed.
-func (c *Controller) publishNeighbors(ctx context.Context, problems map[config.Key][]config.Problem) error {
+// publishNeighbors writes the sessions of the BGPNeighbors and, if what was compiled is given,
+// their conditions, where they changed.
+func (c *Controller) publishNeighbors(ctx context.Context, of *compiled) error {
 	var failures []error
 	sessions := verdict.Gather(c.snapshot.Load(), *c.nodes.Load(), c.reports())
 	for _, o := range client.Stored[*v1alpha1.BGPNeighbor](c.informers.peer) {
 		describe := func(desired *v1alpha1.BGPNeighbor) { sessions[o.Name].Describe(desired) }
-		failures = append(failures, publishOne(ctx, c, c.Berth.BGPNeighbors, "BGPNeighbor", o, problems, describe))
+		failures = append(failures, publishOne(ctx, c, c.Berth.BGPNeighbors, "BGPNeighbor", o, of, describe))
 	}
 	return errors.Join(failures...)
 }
@@ -159,15 +193,15 @@ type statusWriter[T v1alpha1.Object] interface {
 	UpdateStatus(context.Context, T, metav1.UpdateOptions) (T, error)
 }
 
-// publishOne writes the status of one object if it changed: the verdict, if problems contain the
-// object, and what describe sets.
+// publishOne writes the status of one object if it changed: the verdict, if the object was compiled
+// as it is, and what describe sets.
 func publishOne[T v1alpha1.Object](
 	ctx context.Context,
 	c *Controller,
 	writer statusWriter[T],
 	kind string,
 	o T,
-	problems map[config.Key][]config.Problem,
+	of *compiled,
 	describe func(T),
 ) error {
 	desired, ok := o.DeepCopyObject().(T)
@@ -176,9 +210,9 @@ func publishOne[T v1alpha1.Object](
 	}
 	describe(desired)
 	var v verdict.Verdict
-	news, key := false, config.Key{Kind: kind, Name: o.GetName()}
-	if found, known := problems[key]; known {
-		v = verdict.Of(c.snapshot.Load().Accepted(key), found)
+	news := false
+	if found, known := of.problemsOf(kind, o); known {
+		v = verdict.Of(of.snapshot.Accepted(config.Key{Kind: kind, Name: o.GetName()}), found)
 		_, news = v.Apply(desired)
 	}
 	if apiequality.Semantic.DeepEqual(o, desired) {
@@ -195,9 +229,9 @@ func publishOne[T v1alpha1.Object](
 	return nil
 }
 
-// describePool sets the usage of the pool's addresses and, if problems are given, which of them
-// other pools claim.
-func (c *Controller) describePool(pool *v1alpha1.LoadBalancerPool, problems map[config.Key][]config.Problem) {
+// describePool sets the usage of the pool's addresses and, if it was compiled as it is, which of
+// them other pools claim.
+func (c *Controller) describePool(pool *v1alpha1.LoadBalancerPool, of *compiled) {
 	usage := c.allocations.Usage(pool.Name, mostResting)
 	status := &pool.Status
 	status.Summary = summaryOf(pool.Spec.Addresses)
@@ -216,7 +250,7 @@ func (c *Controller) describePool(pool *v1alpha1.LoadBalancerPool, problems map[
 	set := func(d condition.Condition) { d.Apply(pool.ConditionList(), pool.Generation, metav1.Now()) }
 	set(exhausted(usage.Full))
 	set(c.excluded(pool.Name))
-	if found, known := problems[config.Key{Kind: "LoadBalancerPool", Name: pool.Name}]; known {
+	if found, known := of.problemsOf("LoadBalancerPool", pool); known {
 		set(verdict.Conflicts(found))
 	}
 }

@@ -96,18 +96,18 @@ type Controller struct {
 	// serviceCIDRs reports whether the API server has ServiceCIDRs; nil: not known yet.
 	serviceCIDRs atomic.Pointer[bool]
 
-	served   retain.Served        // set before the work begins
-	retained retain.Configuration // what is in effect; of compile
-	// problems are those of the snapshot; of compile, which stores them before anybody publishes.
-	problems atomic.Pointer[map[config.Key][]config.Problem]
-	gone     []string       // the resources that it is kept of although their kinds are gone; of compile
-	missing  retain.Missing // AddressReservations; of reconcileReservation
+	served   retain.Served            // set before the work begins
+	retained retain.Configuration     // what is in effect; of compile
+	compiled atomic.Pointer[compiled] // of compile, which stores it before anybody publishes
+	gone     []string                 // the resources that it is kept of although their kinds are gone; of compile
+	missing  retain.Missing           // AddressReservations; of reconcileReservation
 }
 
 // task is a key of the queue of configuration tasks.
 type task string
 
 const (
+	lookAgain   task = "again"   // something of the configuration is gone
 	compileAll  task = "compile" // an object of the configuration changed
 	reviewNodes task = "nodes"   // a node or its speaker changed
 	reviewUsed  task = "used"    // the addresses in use elsewhere may have changed

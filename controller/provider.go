@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -146,7 +147,15 @@ func (p *Provider) UpdateLoadBalancer(context.Context, string, *corev1.Service, 
 // something was freed that it waits for, or one of its addresses is in use elsewhere.
 func (p *Provider) stale(o outcome, asked request) bool {
 	now := p.c.snapshot.Load()
-	if o.snapshot != now && !reflect.DeepEqual(o.snapshot.Pools, now.Pools) {
+	has := o.Err == nil && len(o.Missing) == 0
+	same := func(a, b *config.Pool) bool {
+		before := *a
+		if has { // it keeps that, whatever the pool gives
+			before.Allocation, before.TakeOver = b.Allocation, b.TakeOver
+		}
+		return reflect.DeepEqual(&before, b)
+	}
+	if o.snapshot != now && !slices.EqualFunc(o.snapshot.Pools, now.Pools, same) {
 		return true
 	}
 	if (o.Err != nil || len(o.Missing) > 0) && o.generation != p.c.allocations.Generation() {

@@ -23,6 +23,13 @@ func (a *Allocator) SetPools(pools []Pool) {
 	a.recount()
 }
 
+// Disable has the pool give no more addresses until SetPools.
+func (a *Allocator) Disable(pool string) {
+	if p := a.pools.byName[pool]; p != nil {
+		p.Allocation = Disabled
+	}
+}
+
 // SetUsed replaces the ranges that are in use elsewhere. Their addresses are never given, and an
 // owner that holds one loses it at its next Assign. Where ranges overlap, the first one counts. It
 // costs as much as the number of ranges and of addresses that are held, freed, reserved or pinned.

@@ -84,6 +84,7 @@ type taskKind uint8
 const (
 	serviceChanged taskKind = iota
 	settingsChanged
+	settingsGone // a moment ago
 	nodesChanged
 	keyChanged
 	speakerChanged     // the object of this node
@@ -315,13 +316,24 @@ func (p *planner) compile() {
 	if p.served != nil {
 		var again time.Duration
 		if objects, again = p.retained.Apply(time.Now(), objects, p.served); again > 0 {
-			p.tasks.AddAfter(task{kind: settingsChanged}, again)
+			p.tasks.AddAfter(task{kind: settingsGone}, again)
 		}
 		p.reporter.complain(reasonKindGone, "", kindsGone(p.retained.Gone()))
 	}
 	objects.Before = p.world.Snapshot
 	p.world.Snapshot, _ = config.Compile(objects)
 	p.world.Electorates = plan.NewElectorates()
+}
+
+// lookAgain has the configuration compiled again if other objects are kept now that are gone.
+func (p *planner) lookAgain() {
+	kept := p.retained.Kept()
+	_, again := p.retained.Apply(time.Now(), p.sources.objects(), p.served)
+	if !slices.Equal(kept, p.retained.Kept()) {
+		p.do(task{kind: settingsChanged})
+	} else if again > 0 {
+		p.tasks.AddAfter(task{kind: settingsGone}, again)
+	}
 }
 
 // kindsGone says that objects of the configuration are kept though their kinds are not there.
@@ -345,6 +357,8 @@ func (p *planner) do(t task) {
 		p.reviewUsed()
 		p.replan()
 		p.rebalance()
+	case settingsGone:
+		p.lookAgain()
 	case endpointsFilled:
 		for service := range p.waiting {
 			p.reviewService(service)

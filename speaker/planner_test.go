@@ -18,6 +18,7 @@ import (
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/config/candidate"
 	"github.com/berth-lb/berth/config/record"
+	"github.com/berth-lb/berth/config/retain"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
 	"github.com/berth-lb/berth/internal/liveness"
@@ -630,6 +631,34 @@ func TestPlanner_reviewNext(t *testing.T) {
 	}
 	n.do(task{kind: settingsChanged})
 	expect("without announcements", map[string]l2.Capabilities{})
+}
+
+// While it looks why an object is gone, it plans again only once it knows.
+func TestPlanner_lookAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, _ := servingNode(t)
+		n.served = func(string) (bool, error) { return true, nil }
+		n.begin()
+		if !n.l2.synced[webAddress].Announced {
+			t.Error("the Service is not announced")
+		}
+		before := n.l2.anticipated
+		if err := n.sources.segments.GetStore().Replace(nil, ""); err != nil {
+			t.Fatal(err)
+		}
+		for range 9 {
+			<-time.After(retain.AskEvery)
+			n.do(task{kind: settingsGone})
+		}
+		if n.l2.anticipated > before+1 {
+			t.Errorf("it planned %d times within a second", n.l2.anticipated-before)
+		}
+		<-time.After(2 * retain.AskEvery)
+		n.do(task{kind: settingsGone})
+		if n.l2.synced[webAddress].Announced {
+			t.Error("what was deleted is still in effect")
+		}
+	})
 }
 
 // Only a status with other next addresses is a reason to plan.

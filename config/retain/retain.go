@@ -5,6 +5,7 @@
 package retain
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -81,6 +82,25 @@ func (c *Configuration) Doubtful(pool string) bool {
 	return missing && c.pools.gone.IsZero()
 }
 
+// Vanished returns the pools in effect that are not stored any more and that Apply has not seen to
+// be gone: nobody is to be given anything of them while Apply asks why.
+func (c *Configuration) Vanished(stored []*v1alpha1.LoadBalancerPool) (names []string) {
+	for name := range c.pools.inEffect {
+		is := func(p *v1alpha1.LoadBalancerPool) bool { return p.Name == name }
+		if _, known := c.pools.missing[name]; !known && !slices.ContainsFunc(stored, is) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// Kept returns what is in effect although it is gone, and which of that is in doubt.
+func (c *Configuration) Kept() []string {
+	return slices.Sorted(slices.Values(slices.Concat(
+		c.pools.kept("pool"), c.segments.kept("segment"), c.routes.kept("route"), c.peers.kept("peer"),
+	)))
+}
+
 // kind remembers the objects of a kind.
 type kind[T metav1.Object] struct {
 	inEffect map[string]T
@@ -117,6 +137,13 @@ func (k *kind[T]) apply(now time.Time, resource string, stored []T, served Serve
 	}
 	k.inEffect = present
 	return effective, again
+}
+
+func (k *kind[T]) kept(what string) (kept []string) {
+	for name := range k.missing {
+		kept = append(kept, fmt.Sprintf("%s %s %t", what, name, k.gone.IsZero()))
+	}
+	return kept
 }
 
 // review gives up those of the missing objects that were deleted, and returns when to look again.

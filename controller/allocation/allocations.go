@@ -82,6 +82,15 @@ func (a *Allocations) SetPools(pools []ipam.Pool) {
 	a.allocator.SetPools(pools)
 }
 
+// Disable has pools give no more addresses until SetPools.
+func (a *Allocations) Disable(pools []string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, pool := range pools {
+		a.allocator.Disable(pool)
+	}
+}
+
 // Holdings returns what the Service holds, including what it is about to lose.
 func (a *Allocations) Holdings(key string) []netip.Addr {
 	a.mu.Lock()

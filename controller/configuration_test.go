@@ -1,0 +1,161 @@
+package controller
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/rest"
+
+	"github.com/berth-lb/berth/config/client"
+	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
+)
+
+// pools are those in the cache of a Controller, which nobody runs, with Services to reconcile.
+type pools struct {
+	*Controller
+	t *testing.T
+}
+
+func newPools(t *testing.T, services ...string) pools {
+	t.Helper()
+	berth, err := client.New(&rest.Config{Host: "http://127.0.0.1:1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := pools{t: t}
+	kubernetes := fake.NewClientset()
+	if p.Controller, err = New(Options{
+		Kubernetes: kubernetes, Berth: berth, Events: &told{}, Logger: slog.New(slog.DiscardHandler),
+		Metrics: prometheus.NewRegistry(), Namespace: "berth-system", Classless: true,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	p.served = func(string) (bool, error) { return true, nil }
+	p.recordKey.Store(new(slices.Repeat([]byte("k"), 32)))
+	for _, name := range services {
+		svc := &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: name, UID: types.UID(name), ResourceVersion: "1"},
+			Spec: corev1.ServiceSpec{
+				Type: corev1.ServiceTypeLoadBalancer, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol},
+			},
+		}
+		if _, err := kubernetes.CoreV1().Services("a").Create(t.Context(), svc, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		p.stores(p.informers.service.GetStore().Add(svc))
+	}
+	return p
+}
+
+func (p pools) stores(err error) {
+	p.t.Helper()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func poolOf(addresses ...v1alpha1.AddressRange) *v1alpha1.LoadBalancerPool {
+	return v1alpha1test.SelectsAll(&v1alpha1.LoadBalancerPool{
+		ObjectMeta: metav1.ObjectMeta{Name: "old", UID: "old", Generation: 1},
+		Spec:       v1alpha1.LoadBalancerPoolSpec{Addresses: addresses},
+	})
+}
+
+// gets reconciles a Service, and returns how many addresses it has then.
+func (p pools) gets(service string) int {
+	p.t.Helper()
+	if err := p.reconcile(p.t.Context(), "a/"+service); err != nil {
+		p.t.Fatal(err)
+	}
+	return len(p.allocations.Holdings("a/" + service))
+}
+
+// A pool gives nothing from when it is seen to be gone, while the API server is asked why, until it
+// is known that its kind is gone, too.
+func TestController_poolsThatAreGone(t *testing.T) {
+	p := newPools(t, "before", "asking", "after", "held")
+	pool := poolOf("192.0.2.1-192.0.2.9")
+	p.stores(p.informers.pool.GetStore().Add(pool))
+	p.compile()
+	has := map[string]int{"before": p.gets("before")}
+	p.stores(p.informers.pool.GetStore().Delete(pool))
+	p.served = func(string) (bool, error) {
+		has["asking"] = p.gets("asking")
+		return true, nil
+	}
+	p.compile()
+	has["after"] = p.gets("after")
+	kept := p.retained.Kept()
+	if p.compile(); !slices.Equal(kept, p.retained.Kept()) {
+		t.Errorf("kept %v, and when it looked again %v", kept, p.retained.Kept())
+	}
+	p.served = func(string) (bool, error) { return false, nil }
+	if p.compile(); slices.Equal(kept, p.retained.Kept()) {
+		t.Errorf("kept %v still, although the kind is gone", kept)
+	}
+	has["held"] = p.gets("held")
+	for service, want := range map[string]int{"before": 1, "asking": 0, "after": 0, "held": 1} {
+		if has[service] != want {
+			t.Errorf("Service %s has %d addresses, want %d", service, has[service], want)
+		}
+	}
+}
+
+// A pool that waits for a finalizer gives nothing.
+func TestController_poolsThatAreBeingDeleted(t *testing.T) {
+	p := newPools(t, "new")
+	pool := poolOf("192.0.2.1-192.0.2.9")
+	pool.DeletionTimestamp, pool.Finalizers = new(metav1.Now()), []string{"foregroundDeletion"}
+	p.stores(p.informers.pool.GetStore().Add(pool))
+	p.compile()
+	if n := p.gets("new"); n > 0 {
+		t.Errorf("it has %d addresses of a pool that is being deleted", n)
+	}
+}
+
+type writtenPool struct {
+	status v1alpha1.LoadBalancerPoolStatus
+}
+
+func (w *writtenPool) UpdateStatus(
+	_ context.Context, p *v1alpha1.LoadBalancerPool, _ metav1.UpdateOptions,
+) (*v1alpha1.LoadBalancerPool, error) {
+	w.status = p.Status
+	return p, nil
+}
+
+// What was found of one generation is not said of the next.
+func TestPublishOne_generations(t *testing.T) {
+	p := newPools(t)
+	pool := poolOf("192.0.2.1-192.0.2.9")
+	p.stores(p.informers.pool.GetStore().Add(pool))
+	p.compile()
+	before := p.compiled.Load()
+	pool = poolOf("192.0.2.1-192.0.2.9", "nonsense")
+	pool.Generation = 2
+	p.stores(p.informers.pool.GetStore().Update(pool))
+	p.compile()
+	for _, c := range []struct {
+		name string
+		of   *compiled
+		want bool
+	}{{"before the change", before, false}, {"after it", p.compiled.Load(), true}} {
+		w := &writtenPool{}
+		describe := func(d *v1alpha1.LoadBalancerPool) { p.describePool(d, c.of) }
+		if err := publishOne(t.Context(), p.Controller, w, "LoadBalancerPool", pool, c.of, describe); err != nil {
+			t.Fatal(err)
+		}
+		if got := meta.FindStatusCondition(w.status.Conditions, v1alpha1.ConditionReady) != nil; got != c.want {
+			t.Errorf("what was compiled %s: says whether it is ready: %t, want %t", c.name, got, c.want)
+		}
+	}
+}
