@@ -25,20 +25,17 @@ type captured struct {
 	addresses []netip.Addr
 }
 
-// capture captures the addresses of Services until the end of the test. It returns when a single
-// node answers for each Service, with each of its addresses by itself: they are vacant together at
-// first, but a fault may part them.
+// capture captures the addresses of Services until the end of the test. It returns each by itself
+// when a single node answers for it: two nodes that just had a fault may not agree who comes first,
+// and settle it address by address.
 func (r *rack) capture(t *testing.T, services ...*corev1.Service) []captured {
 	t.Helper()
-	var all []captured
 	var addresses []netip.Addr
 	for _, svc := range services {
-		c := captured{rack: r, addresses: stage.Addresses(svc)}
-		for _, address := range c.addresses {
-			r.forwarded(t, address)
-		}
-		all = append(all, c)
-		addresses = append(addresses, c.addresses...)
+		addresses = append(addresses, stage.Addresses(svc)...)
+	}
+	for _, address := range addresses {
+		r.forwarded(t, address)
 	}
 	begun := time.Now()
 	capture, err := r.StartCapture(context.WithoutCancel(t.Context()), addresses...)
@@ -51,12 +48,10 @@ func (r *rack) capture(t *testing.T, services ...*corev1.Service) []captured {
 		}
 	})
 	var each []captured
-	for _, c := range all {
-		c.Capture = capture
-		c.sole(t, begun)
-		for _, address := range c.addresses {
-			each = append(each, captured{rack: r, Capture: capture, addresses: []netip.Addr{address}})
-		}
+	for _, address := range addresses {
+		one := captured{rack: r, Capture: capture, addresses: []netip.Addr{address}}
+		one.sole(t, begun)
+		each = append(each, one)
 	}
 	return each
 }
