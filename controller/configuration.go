@@ -79,23 +79,6 @@ func (c *Controller) repin() {
 	}
 }
 
-// compiled is the configuration as it was compiled, and what is wrong with it.
-type compiled struct {
-	snapshot    *config.Snapshot
-	problems    map[config.Key][]config.Problem
-	generations map[config.Key]int64
-}
-
-// problemsOf returns what is wrong with an object, and whether that is known of its generation.
-func (c *compiled) problemsOf(kind string, o metav1.Object) (found []config.Problem, known bool) {
-	if c == nil {
-		return nil, false
-	}
-	key := config.Key{Kind: kind, Name: o.GetName()}
-	found, known = c.problems[key]
-	return found, known && c.generations[key] == o.GetGeneration()
-}
-
 // noteGenerations notes those of the objects of a kind.
 func noteGenerations[T metav1.Object](c *compiled, kind string, objects []T) {
 	for _, o := range objects {

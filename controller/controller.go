@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -101,6 +102,23 @@ type Controller struct {
 	compiled atomic.Pointer[compiled] // of compile, which stores it before anybody publishes
 	gone     []string                 // the resources that it is kept of although their kinds are gone; of compile
 	missing  retain.Missing           // AddressReservations; of reconcileReservation
+}
+
+// compiled is the configuration as it was compiled, and what is wrong with it.
+type compiled struct {
+	snapshot    *config.Snapshot
+	problems    map[config.Key][]config.Problem
+	generations map[config.Key]int64
+}
+
+// problemsOf returns what is wrong with an object, and whether that is known of its generation.
+func (c *compiled) problemsOf(kind string, o metav1.Object) (found []config.Problem, known bool) {
+	if c == nil {
+		return nil, false
+	}
+	key := config.Key{Kind: kind, Name: o.GetName()}
+	found, known = c.problems[key]
+	return found, known && c.generations[key] == o.GetGeneration()
 }
 
 // task is a key of the queue of configuration tasks.
