@@ -29,11 +29,12 @@ const (
 	// staleAtMost is how old what See is told may be.
 	staleAtMost = 5 * time.Second
 	// rejoinsWithin is how long a node that heard nobody takes to hear all again, once it hears one: a
-	// kernel that looks for a neighbor in vain tries again each second. It asks them often until then.
+	// kernel that looks for a neighbor in vain tries again each second. Until then it often asks those
+	// that do not answer.
 	rejoinsWithin = 1500 * time.Millisecond
 	rejoinsAsks   = 10 // times as often
-	// bootsAtLeast is how long a node that boots does not answer at least. Of one that was away for
-	// less, or of all that were away together, it is more likely that they were not reached.
+	// bootsAtLeast is how long a node that boots does not answer at least. If several did not answer
+	// together, for less than that, it is more likely that they were not reached.
 	bootsAtLeast = 10 * time.Second
 	// speakerAtMost is how long a speaker may take from when the kernel answers. There may be none.
 	speakerAtMost = 2 * time.Minute
@@ -71,10 +72,10 @@ type Detector struct {
 	ahead map[string]*question
 	// missing says since when See is not told of a node on an interface that counts as heard.
 	missing map[[2]string]time.Time // guarded by mu
-	// booted has the nodes that were dead, until their speakers are ready: since when their kernels
-	// answer; zero: they do not yet.
+	// booted has the nodes that were dead and whose kernels answer, until their speakers are ready:
+	// since when they do.
 	booted map[string]time.Time // guarded by mu
-	// stopped says when nodes did not answer that had before. Guarded by mu.
+	// stopped says when nodes last ceased to answer. Guarded by mu.
 	stopped map[string]time.Time
 	joined  time.Time // guarded by mu; when one was heard again after nobody was
 	// mistaken is when nodes fell silent although that says nothing about them. Guarded by mu.
@@ -159,7 +160,7 @@ func (d *Detector) Dead() map[string]bool {
 // Suspects returns the nodes that fell silent without a word, at once and until their kernel
 // answers, beside those that are dead, and those that were and whose speaker is not ready yet: if
 // they boot, they lack what a speaker and kube-proxy make. If several nodes fell silent together,
-// and no other is heard, none is suspected: it is more likely this node that does not hear.
+// and no other is heard, none of them is suspected: it is more likely this node that does not hear.
 func (d *Detector) Suspects() map[string]bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -674,16 +675,17 @@ func (d *Detector) follow(ctx context.Context, node string, s *silentNode) {
 		if same++; answers != last {
 			last, same = answers, 0
 		}
-		await(ctx, s.look, d.pause(same > manyQuestions))
+		await(ctx, s.look, d.pause(answers, same > manyQuestions))
 	}
 }
 
-// pause returns how long to wait between two questions to a node.
-func (d *Detector) pause(seldom bool) time.Duration {
+// pause returns how long to wait between two questions to a node that answered the last one, or did
+// not.
+func (d *Detector) pause(answers, seldom bool) time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
-	case d.justJoined():
+	case !answers && d.justJoined():
 		return d.every / rejoinsAsks
 	case seldom:
 		return 10 * d.every

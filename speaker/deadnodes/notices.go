@@ -165,7 +165,7 @@ func (d *Detector) CutOff(cutOff bool) bool {
 	if d.cutOff == cutOff {
 		return false
 	}
-	if wasAlone := d.alone(); wasAlone && !cutOff {
+	if !cutOff && d.alone() {
 		d.join(time.Now())
 	}
 	d.cutOff = cutOff
@@ -244,7 +244,7 @@ func (d *Detector) followFar(ctx context.Context, node string, f *farNode) {
 		if ctx.Err() != nil || !d.noteFar(node, f, answers) {
 			return
 		}
-		await(ctx, f.look, d.pause(asked > manyQuestions && !d.misses(f)))
+		await(ctx, f.look, d.pause(answers, asked > manyQuestions && !d.misses(f)))
 	}
 }
 
