@@ -129,6 +129,24 @@ func (c captured) silent(t *testing.T, node string, from, to time.Time) {
 	}
 }
 
+// corrected checks that a node that was stopped answered once at most for each address that is
+// another's by now: it had decided to when it was stopped. The owner announces the address after that.
+func (c captured) corrected(t *testing.T, node, owner string, from, to time.Time) {
+	t.Helper()
+	for _, address := range c.addresses {
+		late := c.Of(address).Between(from, to).By(node)
+		switch len(late) {
+		case 0:
+			continue
+		case 1:
+			t.Logf("%s sent an answer for %s that it had decided on: %s", node, address, late)
+		default:
+			t.Errorf("%s answered %d times for %s, which is another's: %s", node, len(late), address, late)
+		}
+		c.told(t, owner, late[len(late)-1].At)
+	}
+}
+
 // whole waits until every speaker is ready and hears all others. It does not need the API server.
 func (r *rack) whole(t *testing.T) {
 	t.Helper()

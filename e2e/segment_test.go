@@ -28,6 +28,8 @@ type fault struct {
 	unmoved bool
 	// renewed: hosts that know the node's hardware address must learn the new one.
 	renewed bool
+	// stopped: what answers is stopped, between any two of its instructions, and goes on.
+	stopped bool
 	// strike causes the fault. The returned function ends it; it is nil if the fault does not last.
 	strike func(context.Context, *rack, string) (heal func(context.Context) error, err error)
 }
@@ -50,8 +52,9 @@ func faults() []fault {
 			},
 		},
 		{
-			name: "its heart freezes and wakes",
-			lost: true,
+			name:    "its heart freezes and wakes",
+			lost:    true,
+			stopped: true,
 			strike: func(ctx context.Context, r *rack, node string) (func(context.Context) error, error) {
 				return func(ctx context.Context) error { return r.Resume(ctx, "heart@"+node) }, r.Pause(ctx, "heart@"+node)
 			},
@@ -224,7 +227,11 @@ func (r *rack) suffer(t *testing.T, all []captured, f fault, node string) {
 		if f.unmoved && (owner.Host != before[i].Host || c.rivaled(owner.Host, before[i].Until)) {
 			t.Errorf("%s answered for %s before, and %s does now", before[i].Host, c.addresses, owner.Host)
 		}
-		if f.lost && owner.Host != node {
+		switch {
+		case !f.lost || owner.Host == node:
+		case f.stopped:
+			c.corrected(t, node, owner.Host, down, owner.Until)
+		default:
 			c.silent(t, node, down, owner.Until)
 		}
 		for _, address := range c.addresses {

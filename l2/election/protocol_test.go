@@ -390,6 +390,39 @@ func TestMachineTakesAddressesOfDeadNode(t *testing.T) {
 	}
 }
 
+// What a node answers once more when it wakes is corrected: who took its addresses announces them
+// again once it is heard, and announces no others.
+func TestMachineAnnouncesAfterOwnerWakes(t *testing.T) {
+	w := together(t, 3, 12, nil)
+	run := func(d time.Duration) {
+		t.Helper()
+		if err := w.run(d, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Who came first has all, so it is the second that falls asleep whose addresses are some.
+	for range 2 {
+		asleep := w.owners(w.addresses[0])[0]
+		before := map[netip.Addr]*simNode{}
+		for _, addr := range w.addresses {
+			before[addr] = w.owners(addr)[0]
+		}
+		asleep.frozen = true
+		run(time.Second)
+		woke := w.now
+		asleep.frozen = false
+		asleep.act()
+		run(calm)
+		for _, addr := range w.addresses {
+			taken := before[addr] == asleep
+			if now := w.owners(addr); len(now) != 1 || now[0] == asleep || taken != (now[0].told[addr] >= woke) {
+				t.Errorf("%s was %s's while %s fell asleep; it is %s's, who announced it at %s, and the other woke at %s",
+					addr, before[addr].name, asleep.name, now[0].name, now[0].told[addr], woke)
+			}
+		}
+	}
+}
+
 // In a planned move both nodes answer for a moment.
 func TestMachinePlannedMoveLeavesNoGap(t *testing.T) {
 	for i := range 4 {
