@@ -109,3 +109,23 @@ func TestWants(t *testing.T) {
 		t.Errorf("then %+v", orders)
 	}
 }
+
+func TestRemote_saysOnlyNews(t *testing.T) {
+	r := NewRemote(RemoteConfig{})
+	route := bgp.Desired{Routes: []bgp.Route{{Prefix: netip.MustParsePrefix("192.0.2.1/32")}}}
+	for i, c := range []struct {
+		desired bgp.Desired
+		says    bool
+	}{
+		{bgp.Desired{}, false},
+		{route, true},
+		{bgp.Desired{}, true},
+		{bgp.Desired{}, false},
+	} {
+		r.Sync("web", c.desired)
+		o, says := r.next()
+		if says != c.says || says && len(o.Groups["web"].Routes) != len(c.desired.Routes) {
+			t.Errorf("step %d: it says %v, %+v, want %v", i, says, o, c.says)
+		}
+	}
+}

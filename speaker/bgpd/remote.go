@@ -96,6 +96,12 @@ func (r *Remote) change(do func(*wants, *unsaid)) {
 
 // Sync is that of bgp.Driver.
 func (r *Remote) Sync(group string, desired bgp.Desired) {
+	r.mu.Lock()
+	_, had := r.wants.Groups[group]
+	r.mu.Unlock()
+	if !had && len(desired.Routes) == 0 {
+		return // as where nothing is announced by BGP, for each Service
+	}
 	r.change(func(w *wants, u *unsaid) {
 		if len(desired.Routes) > 0 {
 			w.Groups[group] = desired
