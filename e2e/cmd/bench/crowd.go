@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"slices"
@@ -16,6 +18,7 @@ import (
 	"time"
 
 	"github.com/mdlayher/arp"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -30,6 +33,7 @@ import (
 
 	"github.com/berth-lb/berth/e2e/lab"
 	"github.com/berth-lb/berth/e2e/stage"
+	"github.com/berth-lb/berth/internal/promtext"
 )
 
 const (
@@ -37,8 +41,10 @@ const (
 	crowdFew       = 500
 	// crowdPatience bounds each of its waits.
 	crowdPatience = 15 * time.Minute
-	askedEvery    = 50 * time.Millisecond
-	askedAtOnce   = 200
+	speakerPort   = 7470
+	// Each silent address is asked for so often, since each question costs all nodes.
+	askedEvery  = 200 * time.Millisecond
+	askedAtOnce = 800
 )
 
 // crowd measures all of Berth with very many Services, three speakers and kube-proxies: until the
@@ -179,6 +185,16 @@ func (c *crowd) rush(ctx context.Context, n int, berth bool) (time.Duration, err
 	if err != nil {
 		return 0, err
 	}
+	gained := map[string]float64{}
+	if berth {
+		if gained, err = c.gained(bound); err != nil {
+			return 0, err
+		}
+	}
+	use, err := beginUse(ctx, c.Lab)
+	if err != nil {
+		return 0, err
+	}
 	begun := time.Now()
 	group, working := errgroup.WithContext(bound)
 	created := make(chan string, n)
@@ -191,8 +207,15 @@ func (c *crowd) rush(ctx context.Context, n int, berth bool) (time.Duration, err
 		return 0, fmt.Errorf("%s: %w", asker, err)
 	}
 	took := time.Since(begun)
+	name := fmt.Sprintf("%d_created", n)
+	if !berth {
+		name = "bare_" + name
+	}
+	if err := use.reportEach(ctx, c.report, name, n); err != nil {
+		return 0, err
+	}
 	if berth && n > crowdFew {
-		if err := c.reportWrites(n, written); err != nil {
+		if err := errors.Join(c.reportWrites(n, written), c.reportGained(bound, n, gained)); err != nil {
 			return 0, err
 		}
 		if err := c.newAmong(ctx, n); err != nil {
@@ -231,6 +254,67 @@ func (c *crowd) reportWrites(n int, before map[string]int) error {
 		}
 	}
 	return nil
+}
+
+// gained counts by cause how often nodes have gained addresses on the segment.
+func (c *crowd) gained(ctx context.Context) (map[string]float64, error) {
+	sums := map[string]float64{}
+	for _, node := range c.Nodes() {
+		addresses, err := c.Addresses(node)
+		if err != nil {
+			return nil, err
+		}
+		families, err := c.scrape(ctx, netip.AddrPortFrom(addresses[0], speakerPort))
+		if err != nil {
+			return nil, fmt.Errorf("metrics of the speaker of %s: %w", node, err)
+		}
+		for _, f := range families {
+			if f.GetName() != "berth_l2_moves_total" {
+				continue
+			}
+			for _, m := range f.GetMetric() {
+				labels := map[string]string{}
+				for _, l := range m.GetLabel() {
+					labels[l.GetName()] = l.GetValue()
+				}
+				if labels["direction"] == "gained" {
+					sums[labels["cause"]] += m.GetCounter().GetValue()
+				}
+			}
+		}
+	}
+	return sums, nil
+}
+
+// scrape returns the metrics that somebody serves.
+func (c *crowd) scrape(ctx context.Context, from netip.AddrPort) ([]*dto.MetricFamily, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+from.String()+"/metrics", nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := c.HTTPClient(lab.ControlPlane).Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = errors.New(response.Status)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return promtext.Decode(text)
+}
+
+// reportGained reports how often addresses were gained since: each once, as configured, if no node
+// takes another one that lives for dead.
+func (c *crowd) reportGained(ctx context.Context, n int, before map[string]float64) error {
+	after, err := c.gained(ctx)
+	for _, cause := range slices.Sorted(maps.Keys(after)) {
+		c.report.add(fmt.Sprintf("%d_created_gained_%s", n, cause), after[cause]-before[cause], "addresses")
+	}
+	return err
 }
 
 // newAmong measures new Services among the others, and for comparison those that get their statuses

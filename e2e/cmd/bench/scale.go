@@ -166,9 +166,12 @@ func (s *scale) pretendSpeaker(ctx context.Context) error {
 // bareRush makes the rival do the minimum that a controller must do: patch each Service once, as
 // soon as it exists.
 func (s *scale) bareRush(ctx context.Context, when string) (time.Duration, error) {
-	use := s.use(ctx)
+	reportUse, err := s.counting(ctx)
+	if err != nil {
+		return 0, err
+	}
 	begun := time.Now()
-	err := s.withTally(ctx, func(ctx context.Context, t *tally) error {
+	err = s.withTally(ctx, func(ctx context.Context, t *tally) error {
 		group, ctx := errgroup.WithContext(ctx)
 		created := make(chan string, s.count)
 		group.Go(func() error { defer close(created); return s.create(ctx, created) })
@@ -178,8 +181,7 @@ func (s *scale) bareRush(ctx context.Context, when string) (time.Duration, error
 	})
 	took := time.Since(begun)
 	s.add("bare_created_and_patched_"+when, took.Seconds(), "s")
-	use.report("bare_created_and_patched_" + when)
-	return took, err
+	return took, errors.Join(err, reportUse("bare_created_and_patched_"+when))
 }
 
 // barePatches makes the rival patch each existing Service once more.
@@ -189,9 +191,12 @@ func (s *scale) barePatches(ctx context.Context) (time.Duration, error) {
 		names <- serviceName(i)
 	}
 	close(names)
-	use := s.use(ctx)
+	reportUse, err := s.counting(ctx)
+	if err != nil {
+		return 0, err
+	}
 	begun := time.Now()
-	err := s.withTally(ctx, func(ctx context.Context, t *tally) error {
+	err = s.withTally(ctx, func(ctx context.Context, t *tally) error {
 		group, ctx := errgroup.WithContext(ctx)
 		group.Go(func() error { return s.rival.patchAll(ctx, names, foreign(2).Addr()) })
 		group.Go(func() error { return t.awaitAddresses(ctx, s.count, foreign(2)) })
@@ -199,14 +204,16 @@ func (s *scale) barePatches(ctx context.Context) (time.Duration, error) {
 	})
 	took := time.Since(begun)
 	s.add("bare_patched", took.Seconds(), "s")
-	use.report("bare_patched")
-	return took, err
+	return took, errors.Join(err, reportUse("bare_patched"))
 }
 
 // backlog starts a controller that finds all Services waiting, with addresses outside of the pools.
 func (s *scale) backlog(ctx context.Context, bare time.Duration) error {
 	return s.withTally(ctx, func(ctx context.Context, t *tally) error {
-		use := s.use(ctx)
+		reportUse, err := s.counting(ctx)
+		if err != nil {
+			return err
+		}
 		c, err := s.startController(ctx, "backlog")
 		if err != nil {
 			return err
@@ -220,7 +227,9 @@ func (s *scale) backlog(ctx context.Context, bare time.Duration) error {
 			return err
 		}
 		took := time.Since(begun)
-		use.report("backlog")
+		if err := reportUse("backlog"); err != nil {
+			return err
+		}
 		s.add("backlog_allocated", took.Seconds(), "s")
 		s.add("backlog_allocated_to_bare_patches", took.Seconds()/bare.Seconds(), "times_as_long")
 		return s.addWrites(ctx, "backlog_writes", c, 0)
@@ -315,7 +324,10 @@ func (s *scale) rush(ctx context.Context) error {
 		return err
 	}
 	return s.withTally(ctx, func(ctx context.Context, t *tally) error {
-		use := s.use(ctx)
+		reportUse, err := s.counting(ctx)
+		if err != nil {
+			return err
+		}
 		begun := time.Now()
 		var created time.Duration
 		group, both := errgroup.WithContext(ctx)
@@ -329,7 +341,9 @@ func (s *scale) rush(ctx context.Context) error {
 			return err
 		}
 		s.rushed = time.Since(begun)
-		use.report("created_and_allocated")
+		if err := reportUse("created_and_allocated"); err != nil {
+			return err
+		}
 		own, err := processorTime(c.pid())
 		if err != nil {
 			return err
@@ -344,6 +358,15 @@ func (s *scale) rush(ctx context.Context) error {
 		s.add("controller_resident", resident, "MiB")
 		return s.addWrites(ctx, "created_and_allocated_writes", c, 0)
 	})
+}
+
+// counting begins to count the processor time of the API server and of etcd. The function that it
+// returns reports it.
+func (s *scale) counting(ctx context.Context) (report func(name string) error, err error) {
+	u, err := beginUse(ctx, s.Lab)
+	return func(name string) error {
+		return u.reportStore(ctx, s.report, fmt.Sprintf("scale_%d_%s", s.count, name))
+	}, err
 }
 
 // add reports a figure, named after the number of Services.

@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -188,54 +187,4 @@ func (c *process) writes(ctx context.Context) (int, error) {
 		}
 	}
 	return 0, fmt.Errorf("controller %s has no metric %s", c.name, metric)
-}
-
-// use is the processor time used since a moment.
-type use struct {
-	s     *scale
-	parts map[string]int // pid by name
-	begun map[string]time.Duration
-}
-
-// use begins to count the processor time of the API server and of etcd.
-func (s *scale) use(ctx context.Context) *use {
-	u := &use{s: s, parts: map[string]int{}, begun: map[string]time.Duration{}}
-	for _, name := range []string{"kube-apiserver", "etcd"} {
-		if p, err := s.Process(ctx, name); err == nil {
-			u.parts[name] = p.PID
-			u.begun[name], _ = processorTime(p.PID)
-		}
-	}
-	return u
-}
-
-// report reports what was used since.
-func (u *use) report(name string) {
-	for _, part := range []string{"kube-apiserver", "etcd"} {
-		if now, err := processorTime(u.parts[part]); err == nil {
-			u.s.add(name+"_"+strings.ReplaceAll(part, "-", "_")+"_cpu", (now - u.begun[part]).Seconds(), "s")
-		}
-	}
-}
-
-// processorTime reads utime and stime of proc_pid_stat(5).
-func processorTime(pid int) (time.Duration, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, fmt.Errorf("processor time of a process: %w", err)
-	}
-	_, rest, _ := strings.Cut(string(text), ") ")
-	fields := strings.Fields(rest)
-	if len(fields) < 13 {
-		return 0, fmt.Errorf("processor time of process %d: %q", pid, rest)
-	}
-	var ticks int64
-	for _, f := range fields[11:13] {
-		n, err := strconv.ParseInt(f, 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("processor time of process %d: %w", pid, err)
-		}
-		ticks += n
-	}
-	return time.Duration(ticks) * (time.Second / 100), nil
 }
