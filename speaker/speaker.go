@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -19,6 +18,7 @@ import (
 	"github.com/berth-lb/berth/config/retain"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/internal/async"
+	"github.com/berth-lb/berth/internal/footprint"
 	"github.com/berth-lb/berth/internal/steerquery"
 	"github.com/berth-lb/berth/speaker/bgpd"
 	"github.com/berth-lb/berth/speaker/heart"
@@ -188,7 +188,9 @@ func (s *Speaker) settle(ctx context.Context, p *planner, former map[string]bool
 		}
 	}
 	s.ready.Store(true)
-	debug.FreeOSMemory() // lists and the like, which only a start needs
+	if err := footprint.Trim(); err != nil { // of lists and the like, which only a start needs
+		s.Logger.Warn("the memory that the start took stays taken", "error", err)
+	}
 }
 
 // establishedBefore are the neighbors that the process before had sessions with.
