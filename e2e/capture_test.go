@@ -130,7 +130,8 @@ func (c captured) silent(t *testing.T, node string, from, to time.Time) {
 }
 
 // corrected checks that a node that was stopped answered once at most for each address that is
-// another's by now: it had decided to when it was stopped. The owner announces the address after that.
+// another's by now: it had decided to when it was stopped. The owner announces the address after
+// that.
 func (c captured) corrected(t *testing.T, node, owner string, from, to time.Time) {
 	t.Helper()
 	for _, address := range c.addresses {

@@ -12,9 +12,9 @@ import (
 )
 
 // Trim gives back to the kernel what a process needed only to start: the free part of its heap, and
-// what is in memory of the program's file, which is most of it once all packages have set themselves
-// up. What is used again is read again. Before Linux 5.4, and where the file is another user's, the
-// file stays in memory, which is no error.
+// what is in memory of the program's file, which is most of it once all packages have set
+// themselves up. What is used again is read again. Before Linux 5.4, and where the file is another
+// user's, the file stays in memory, which is no error.
 func Trim() error {
 	debug.FreeOSMemory()
 	program, err := os.Readlink("/proc/self/exe")
