@@ -45,10 +45,13 @@ func (p SteeredPort) Equal(other SteeredPort) bool {
 // SteeredMember is a node that has endpoints behind a port.
 type SteeredMember struct {
 	Node string
-	// Endpoints that are ready, or if it drains those that terminate and still serve.
+	// Endpoints that are ready; if there are none those that terminate and still serve, and if there
+	// are none of these either all others, which may have connections, too.
 	Endpoints int
-	// Draining: none of them is ready, so the node gets no new connections.
+	// Draining: the node gets no new connections, since others have better endpoints.
 	Draining bool
+	// Unready: none of its endpoints is ready or serves.
+	Unready bool
 }
 
 // PlanSteering says how this node steers the connections of a group. Backends are by name of the
@@ -92,33 +95,48 @@ func PlanSteering(self string, services []ClassifiedService, backends map[string
 	return ports
 }
 
+// The classes of a node by its best endpoint. New connections go to the best class that there is,
+// as with kube-proxy, which however refuses those to the last one.
+const (
+	withReady = iota
+	withServing
+	withUnready
+	classes
+)
+
 // members returns the nodes of these backends. Two slices can have the same endpoint for a while,
 // which counts once.
 func members(backends []Backend) []SteeredMember {
-	ready, lingering := map[string]map[netip.AddrPort]bool{}, map[string]map[netip.AddrPort]bool{}
+	type endpoints [classes]map[netip.AddrPort]bool
+	nodes, best := map[string]*endpoints{}, classes
 	for _, b := range backends {
-		of := lingering
-		switch {
-		case b.Node == "":
+		if b.Node == "" {
 			continue // outside of the cluster: no node has it
+		}
+		class := withUnready
+		switch {
 		case b.takes():
-			of = ready
-		case !b.lingers():
-			continue
+			class = withReady
+		case b.lingers():
+			class = withServing
 		}
-		if of[b.Node] == nil {
-			of[b.Node] = map[netip.AddrPort]bool{}
+		best = min(best, class)
+		of := nodes[b.Node]
+		if of == nil {
+			of = &endpoints{}
+			nodes[b.Node] = of
 		}
-		of[b.Node][b.Address] = true
+		if of[class] == nil {
+			of[class] = map[netip.AddrPort]bool{}
+		}
+		of[class][b.Address] = true
 	}
-	var found []SteeredMember
-	for node, endpoints := range ready {
-		found = append(found, SteeredMember{Node: node, Endpoints: len(endpoints)})
-	}
-	for node, endpoints := range lingering {
-		if ready[node] == nil {
-			found = append(found, SteeredMember{Node: node, Endpoints: len(endpoints), Draining: true})
-		}
+	found := make([]SteeredMember, 0, len(nodes))
+	for node, of := range nodes {
+		class := slices.IndexFunc(of[:], func(all map[netip.AddrPort]bool) bool { return len(all) > 0 })
+		found = append(found, SteeredMember{
+			Node: node, Endpoints: len(of[class]), Draining: class > best, Unready: class == withUnready,
+		})
 	}
 	slices.SortFunc(found, func(a, b SteeredMember) int { return cmp.Compare(a.Node, b.Node) })
 	return found

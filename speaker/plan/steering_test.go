@@ -165,14 +165,68 @@ func TestPlanSteering(t *testing.T) {
 		}
 	}
 	want := []SteeredPort{
-		port(80, ipvs.TCP, SteeredMember{"n1", 1, true}, SteeredMember{"n2", 2, false}),
-		port(53, ipvs.UDP, SteeredMember{"n3", 1, false}),
+		port(
+			80, ipvs.TCP, SteeredMember{Node: "n1", Endpoints: 1, Draining: true}, SteeredMember{Node: "n2", Endpoints: 2},
+			SteeredMember{Node: "n3", Endpoints: 1, Draining: true, Unready: true},
+		),
+		port(53, ipvs.UDP, SteeredMember{Node: "n3", Endpoints: 1}),
 	}
 	got := PlanSteering("n2", Classify(g, w.Snapshot), backends)
 	comparable := cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
 	prefixes := cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
 	if diff := cmp.Diff(want, got, comparable, prefixes); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// New connections go to the best endpoints that there are. Those that are not ready keep theirs.
+func TestMembers(t *testing.T) {
+	at := func(node string, states ...candidate.State) (found []Backend) {
+		for i, state := range states {
+			address := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, node[1], byte(i)}), 80)
+			found = append(found, Backend{Address: address, Node: node, State: state})
+		}
+		return found
+	}
+	for _, c := range []struct {
+		name     string
+		backends [][]Backend
+		want     []SteeredMember
+	}{
+		{name: "none"},
+		{
+			name:     "the best of each node",
+			backends: [][]Backend{at("n1", candidate.Useless, candidate.Serving, candidate.Ready, candidate.Ready)},
+			want:     []SteeredMember{{Node: "n1", Endpoints: 2}},
+		},
+		{
+			name: "all kinds",
+			backends: [][]Backend{
+				at("n1", candidate.Ready), at("n2", candidate.Serving), at("n3", candidate.Useless, candidate.Useless),
+			},
+			want: []SteeredMember{
+				{Node: "n1", Endpoints: 1}, {Node: "n2", Endpoints: 1, Draining: true},
+				{Node: "n3", Endpoints: 2, Draining: true, Unready: true},
+			},
+		},
+		{
+			name:     "none is ready, and one serves",
+			backends: [][]Backend{at("n2", candidate.Serving), at("n3", candidate.Useless)},
+			want: []SteeredMember{
+				{Node: "n2", Endpoints: 1}, {Node: "n3", Endpoints: 1, Draining: true, Unready: true},
+			},
+		},
+		{
+			name:     "none is ready or serves",
+			backends: [][]Backend{at("n2", candidate.Useless), at("n3", candidate.Useless)},
+			want: []SteeredMember{
+				{Node: "n2", Endpoints: 1, Unready: true}, {Node: "n3", Endpoints: 1, Unready: true},
+			},
+		},
+	} {
+		if got := members(slices.Concat(c.backends...)); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
+		}
 	}
 }
 

@@ -29,6 +29,8 @@ type ledger struct {
 	encapsulates map[string]bool
 	// joining says when a node gets connections of a Service, by name and node.
 	joining map[string]map[string]time.Time
+	// unready are the members without an endpoint that is ready or serves, by name and node.
+	unready map[string]map[string]bool
 	due     map[string]time.Time // when a group is to be set again, though nothing changed
 	suspect map[string]bool      // nodes that are thought dead, and take no connections
 }
@@ -37,6 +39,7 @@ func newLedger() *ledger {
 	return &ledger{
 		services: map[string]steering.Service{}, names: map[string][]string{}, owner: map[string]string{},
 		encapsulates: map[string]bool{}, joining: map[string]map[string]time.Time{}, due: map[string]time.Time{},
+		unready: map[string]map[string]bool{},
 	}
 }
 
@@ -73,22 +76,23 @@ func (l *ledger) set(
 			delete(l.owner, name)
 			delete(l.services, name)
 			delete(l.joining, name)
+			delete(l.unready, name)
 		}
 	}
 	return slices.Concat(changed, l.names[group])
 }
 
 // count returns the members that count by now, and when the next one does; zero: all do. Nodes that
-// join wait, as long as another one takes new connections.
-func (l *ledger) count(name string, all []table.Member, now time.Time) (counted []table.Member, due time.Time) {
+// join wait, as long as another one takes new connections; those whose endpoints were unready keep
+// what they have for as long.
+func (l *ledger) count(name string, all []member, now time.Time) (counted []table.Member, due time.Time) {
 	before, known := l.services[name]
-	waiting := map[string]time.Time{}
+	waiting, unready := map[string]time.Time{}, map[string]bool{}
 	takes := false
 	for _, m := range all {
-		joins := known && !m.Draining && !slices.ContainsFunc(before.Members, func(b table.Member) bool {
-			return b.Node == m.Node
-		})
-		if joins {
+		was := slices.ContainsFunc(before.Members, func(b table.Member) bool { return b.Node == m.Node })
+		wasUnready := was && l.unready[name][m.Node]
+		if joins := known && !m.Draining && (!was || wasUnready && !m.unready); joins {
 			at, ok := l.joining[name][m.Node]
 			if !ok {
 				at = now.Add(joinDelay)
@@ -98,18 +102,32 @@ func (l *ledger) count(name string, all []table.Member, now time.Time) (counted 
 				if due.IsZero() || at.Before(due) {
 					due = at
 				}
-				continue
+				if !wasUnready {
+					continue
+				}
+				m.Draining, m.unready = true, true
 			}
 		}
 		takes = takes || !m.Draining && !l.suspect[m.Node]
-		counted = append(counted, m)
+		counted = append(counted, m.Member)
+		if m.unready {
+			unready[m.Node] = true
+		}
 	}
-	if len(waiting) == 0 || !takes {
-		delete(l.joining, name)
-		return all, time.Time{}
+	if len(waiting) > 0 && takes {
+		l.joining[name], l.unready[name] = waiting, unready
+		return counted, due
 	}
-	l.joining[name] = waiting
-	return counted, due
+	counted = nil
+	for _, m := range all {
+		counted = append(counted, m.Member)
+		if !m.unready {
+			delete(unready, m.Node)
+		}
+	}
+	delete(l.joining, name)
+	l.unready[name] = unready
+	return counted, time.Time{}
 }
 
 // next returns the groups that are due, and when the next one is; zero: never.
@@ -138,13 +156,21 @@ func frontends(ports []plan.SteeredPort) []podnat.Frontend {
 	return found
 }
 
-func members(steered []plan.SteeredMember, ipv4 bool, addresses map[string][]netip.Addr) []table.Member {
-	var found []table.Member
+// member is a node with endpoints, perhaps only such as are neither ready nor serve.
+type member struct {
+	table.Member
+	unready bool
+}
+
+func members(steered []plan.SteeredMember, ipv4 bool, addresses map[string][]netip.Addr) []member {
+	var found []member
 	for _, m := range steered {
 		if !slices.ContainsFunc(addresses[m.Node], func(a netip.Addr) bool { return a.Is4() == ipv4 }) {
 			continue
 		}
-		found = append(found, table.Member{Node: m.Node, Weight: m.Endpoints, Draining: m.Draining})
+		found = append(found, member{
+			table.Member{Node: m.Node, Weight: m.Endpoints, Draining: m.Draining}, m.Unready,
+		})
 	}
 	return found
 }

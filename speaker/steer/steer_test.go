@@ -203,6 +203,9 @@ func TestLedgerJoins(t *testing.T) {
 	}, func(n string) plan.SteeredMember {
 		return plan.SteeredMember{Node: n, Endpoints: 1, Draining: true}
 	}
+	unready := func(n string, drains bool) plan.SteeredMember {
+		return plan.SteeredMember{Node: n, Endpoints: 1, Draining: drains, Unready: true}
+	}
 	type step struct {
 		at      time.Duration
 		members []plan.SteeredMember
@@ -226,7 +229,7 @@ func TestLedgerJoins(t *testing.T) {
 		},
 		"the only one drains as another one joins": {
 			{0, []plan.SteeredMember{ready("n1")}, "n1", 0},
-			{10, []plan.SteeredMember{drains("n1"), ready("n2")}, "n1 n2", 0},
+			{10, []plan.SteeredMember{drains("n1"), ready("n2")}, "-n1 n2", 0},
 		},
 		"the only one goes while another one waits": {
 			{0, []plan.SteeredMember{ready("n1")}, "n1", 0},
@@ -235,8 +238,33 @@ func TestLedgerJoins(t *testing.T) {
 		},
 		"one drains, and is ready again": {
 			{0, []plan.SteeredMember{ready("n1"), ready("n2")}, "n1 n2", 0},
-			{10, []plan.SteeredMember{ready("n1"), drains("n2")}, "n1 n2", 0},
+			{10, []plan.SteeredMember{ready("n1"), drains("n2")}, "n1 -n2", 0},
 			{11, []plan.SteeredMember{ready("n1"), ready("n2")}, "n1 n2", 0},
+		},
+		"one is unready, and ready again": {
+			{0, []plan.SteeredMember{ready("n1"), ready("n2")}, "n1 n2", 0},
+			{10, []plan.SteeredMember{ready("n1"), unready("n2", true)}, "n1 -n2", 0},
+			{11, []plan.SteeredMember{ready("n1"), ready("n2")}, "n1 -n2", 11 + joinDelay},
+			{12, []plan.SteeredMember{ready("n1"), ready("n2")}, "n1 -n2", 11 + joinDelay},
+			{11 + joinDelay, []plan.SteeredMember{ready("n1"), ready("n2")}, "n1 n2", 0},
+			{12 + joinDelay, []plan.SteeredMember{ready("n1"), ready("n2")}, "n1 n2", 0},
+		},
+		"one begins": {
+			{0, []plan.SteeredMember{ready("n1")}, "n1", 0},
+			{10, []plan.SteeredMember{ready("n1"), unready("n2", true)}, "n1 -n2", 0},
+			{11, []plan.SteeredMember{ready("n1"), ready("n2")}, "n1 -n2", 11 + joinDelay},
+		},
+		"all are unready, and one is ready again": {
+			{0, []plan.SteeredMember{ready("n1"), ready("n2")}, "n1 n2", 0},
+			{10, []plan.SteeredMember{unready("n1", false), unready("n2", false)}, "n1 n2", 0},
+			{11, []plan.SteeredMember{unready("n1", true), ready("n2")}, "-n1 n2", 0},
+			{12, []plan.SteeredMember{ready("n1"), ready("n2")}, "-n1 n2", 12 + joinDelay},
+		},
+		"one waits while the other one becomes unready": {
+			{0, []plan.SteeredMember{ready("n1"), unready("n2", true)}, "n1 -n2", 0},
+			{10, []plan.SteeredMember{ready("n1"), ready("n2")}, "n1 -n2", 10 + joinDelay},
+			{11, []plan.SteeredMember{unready("n1", true), ready("n2")}, "-n1 n2", 0},
+			{12, []plan.SteeredMember{unready("n1", true), ready("n2")}, "-n1 n2", 0},
 		},
 		"the only other one is suspected": {
 			{0, []plan.SteeredMember{ready("dead")}, "dead", 0},
@@ -256,6 +284,9 @@ func TestLedgerJoins(t *testing.T) {
 			}}, addresses, start.Add(step.at))
 			var nodes []string
 			for _, m := range l.services["d/web 192.0.2.1:80/6"].Members {
+				if m.Draining {
+					m.Node = "-" + m.Node
+				}
 				nodes = append(nodes, m.Node)
 			}
 			_, due := l.next(start.Add(step.at))
