@@ -254,6 +254,9 @@ func (s *services) change(
 			g.from = append(g.from, at)
 		}
 	}
+	if g == nil {
+		r.history = table.History{} // those that come back may have connections
+	}
 	if r.group != g {
 		s.leave(name, r)
 		if r.group = g; g != nil {
@@ -549,7 +552,7 @@ func (s *services) forget(now time.Time, asked func() map[uint32]uint64) {
 		if n := counts[r.id]; n != r.asked {
 			r.asked, r.history = n, r.history.Keep(now)
 		} else {
-			r.history = r.history.Next(nil, nil, now)
+			r.history = r.history.Forget(now)
 		}
 		s.dirty[r.group] = true
 	}

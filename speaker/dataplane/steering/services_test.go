@@ -483,6 +483,40 @@ func TestServices_moved(t *testing.T) {
 	}
 }
 
+// Of a Service whose endpoints are all gone for a moment nobody knows where its connections are.
+func TestServices_goneAndBack(t *testing.T) {
+	m, s, nodes := newModel(), newServices(nil, nil, nil, nil), index(2)
+	web := Service{Frontends: []Frontend{frontend(1)}, Members: []table.Member{
+		{Node: "n1", Weight: 1}, {Node: "n2", Weight: 1},
+	}}
+	sync := func(members []table.Member, after time.Duration) (moved int) {
+		desired := web
+		desired.Members = members
+		c, err := s.syncAll(Desired{Services: map[string]Service{"web": desired}}, nodes, false, start.Add(after), unasked)
+		if err := errors.Join(err, m.apply(c)); err != nil {
+			t.Fatal(err)
+		}
+		at, steered := m.services[keyOf(frontend(1))]
+		if !steered {
+			return 0
+		}
+		for _, slot := range m.read(location{at.Page, at.Start}) {
+			if slot.Moved() {
+				moved++
+			}
+		}
+		return moved
+	}
+	sync(web.Members, 0)
+	if n := sync(web.Members, 2*table.MovedFor); n != 0 {
+		t.Errorf("%d slots moved of a Service that did not change", n)
+	}
+	sync(nil, 2*table.MovedFor+time.Second)
+	if n := sync(web.Members[:1], 2*table.MovedFor+time.Minute); n != table.Slots {
+		t.Errorf("%d slots moved of a Service that was gone, want all", n)
+	}
+}
+
 // Slots count as moved for as long as connections need their second chance.
 func TestServices_movedAndUsed(t *testing.T) {
 	m, s, nodes := newModel(), newServices(nil, nil, nil, nil), index(2)

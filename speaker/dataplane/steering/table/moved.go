@@ -21,7 +21,9 @@ type History struct {
 // Next returns the History after a Service's table was replaced at a time; nil: it was
 // not. If nothing is known of it yet, all slots have moved.
 func (h History) Next(old, next *Table, now time.Time) History {
-	h = h.forget(now)
+	if !h.known {
+		h = History{known: true, recent: all(), since: now}
+	}
 	if old == nil || next == nil || len(old.Slots) == 0 || len(next.Slots) == 0 {
 		return h
 	}
@@ -45,12 +47,11 @@ func first(t *Table, slot int) string {
 	return ""
 }
 
-// forget begins a new period if the last one lasted long enough. A slot moved in this period or in
+// Forget begins a new period if the last one lasted long enough. A slot moved in this period or in
 // the one before.
-func (h History) forget(now time.Time) History {
+func (h History) Forget(now time.Time) History {
 	switch {
 	case !h.known:
-		return History{known: true, recent: all(), since: now}
 	case now.Sub(h.since) >= 2*MovedFor:
 		return History{known: true, since: now}
 	case now.Sub(h.since) >= MovedFor:
@@ -73,7 +74,7 @@ func (h History) Keep(now time.Time) History {
 	return History{known: h.known, recent: kept, since: now}
 }
 
-// Again is when Next should be called again though nothing happens, to forget. Zero: never.
+// Again is when Forget, or Keep, should be called. Zero: never.
 func (h History) Again() time.Time {
 	if h.recent == nil && h.older == nil {
 		return time.Time{}

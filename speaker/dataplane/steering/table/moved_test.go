@@ -42,11 +42,14 @@ func TestHistory(t *testing.T) {
 		t.Errorf("again at %v", at)
 	}
 	period := now.Add(MovedFor)
-	h = h.Next(two, two, period)
+	h = h.Next(two, two, period).Forget(period)
 	if n := moved(h); n != taken {
 		t.Errorf("%d slots moved in the period after, want %d", n, taken)
 	}
-	h = h.Next(two, two, period.Add(MovedFor))
+	if n := moved(h.Next(two, two, period.Add(2*MovedFor))); n != taken {
+		t.Errorf("%d slots moved after a change long after, want %d: nothing says that they may be forgotten", n, taken)
+	}
+	h = h.Forget(period.Add(MovedFor))
 	if n := moved(h); n != 0 || !h.Again().IsZero() {
 		t.Errorf("%d slots moved two periods later, again %v", n, h.Again())
 	}
@@ -57,10 +60,10 @@ func TestHistory_Keep(t *testing.T) {
 	one := b.Build(Normalize([]Member{{"a", 1, false}}))
 	two := b.Build(Normalize([]Member{{"a", 1, false}, {"b", 1, false}}))
 	h := History{known: true, since: now}.Next(one, two, now)
-	h = h.Next(two, one, now.Add(MovedFor))
+	h = h.Forget(now.Add(MovedFor)).Next(two, one, now.Add(MovedFor))
 	want := moved(h)
 	h = h.Keep(now.Add(2 * MovedFor))
-	h = h.Next(one, one, now.Add(3*MovedFor))
+	h = h.Forget(now.Add(3 * MovedFor))
 	if n := moved(h); n != want || n == 0 {
 		t.Errorf("%d slots moved, want the %d that were kept", n, want)
 	}
@@ -77,10 +80,10 @@ func TestHistory_unknown(t *testing.T) {
 	if n := moved(h); n != Slots {
 		t.Errorf("%d slots moved after a restart, want all", n)
 	}
-	if n := moved(h.Next(two, two, now.Add(MovedFor-1))); n != Slots {
+	if n := moved(h.Forget(now.Add(MovedFor - 1))); n != Slots {
 		t.Errorf("%d slots moved shortly before it is forgotten", n)
 	}
-	h = h.Next(two, two, now.Add(2*MovedFor))
+	h = h.Forget(now.Add(2 * MovedFor))
 	if n := moved(h); n != 0 {
 		t.Errorf("%d slots moved long after", n)
 	}
