@@ -123,7 +123,7 @@ func (d *Driver) sync(desired Desired, now time.Time) error {
 	d.desired, d.index = desired, index
 	var c changes
 	c, d.failing = d.services.sync(desired, index, again, now, d.kernel.secondChances)
-	if err := errors.Join(d.write(c), d.nodes.removeOthers(now)); err != nil {
+	if err := errors.Join(d.write(c), d.nodes.removeOthers()); err != nil {
 		// What is in the kernel is not known any more.
 		return errors.Join(err, d.read())
 	}
@@ -226,7 +226,7 @@ func (d *Driver) repair() error {
 			return errors.Join(err, d.read())
 		}
 	}
-	return d.nodes.removeOthers(now)
+	return d.nodes.removeOthers()
 }
 
 // Features are what this kernel has of what is not necessary.

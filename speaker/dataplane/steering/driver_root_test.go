@@ -433,6 +433,42 @@ func TestDriver_alive(t *testing.T) {
 	}
 }
 
+// A death is written although tables cannot be: the map of source ranges is full. Tables are as
+// before, and what was thought of nodes stays.
+func TestDriver_aliveThoughFull(t *testing.T) {
+	r := newRack(t)
+	d := r.start(t)
+	desired := r.desired(t, "one", "two")
+	mustSync(t, d, desired)
+	if err := d.Suspect(map[string]bool{"one": true}, nil); err != nil {
+		t.Fatal(err)
+	}
+	tooMany := Service{
+		Members:   desired.Services["default/web"].Members,
+		Frontends: []Frontend{{Address: netip.MustParseAddrPort("198.51.100.8:80"), Protocol: 6}},
+	}
+	for i := range 1<<16 + 1 {
+		tooMany.SourceRanges = append(tooMany.SourceRanges, netip.PrefixFrom(
+			netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32,
+		))
+	}
+	desired.Services["default/many"] = tooMany
+	if err := d.Sync(desired); err == nil {
+		t.Fatal("more source ranges are taken than there is room for")
+	}
+	for range 5 {
+		r.expect(t, "one is dead, and tables cannot be written", "two")
+	}
+	if err := d.Suspect(map[string]bool{"two": true}, nil); err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		r.expect(t, "two is dead, and tables cannot be written", "one")
+	}
+	mustSync(t, d, r.desired(t, "one", "two"))
+	r.expect(t, "two is dead, and tables can be written again", "one")
+}
+
 // Its methods may be called from any goroutine.
 func TestDriver_concurrent(t *testing.T) {
 	r := newRack(t)

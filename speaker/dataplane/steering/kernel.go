@@ -257,7 +257,9 @@ func (k *kernel) apply(c changes) error {
 	for _, i := range c.delPages {
 		errs = append(errs, k.removePage(i))
 	}
-	errs = append(errs, k.forgetCounters(c.forget))
+	if len(c.forget) > 0 {
+		errs = append(errs, k.forgetCounters(func(key program.StatsKey) bool { return slices.Contains(c.forget, key.Service) }))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("write the tables of steering: %w", err)
 	}
@@ -345,17 +347,14 @@ func (k *kernel) readSlots(at location) []decide.Slot {
 	return slots
 }
 
-// forgetCounters removes the counters of Services.
-func (k *kernel) forgetCounters(ids []uint32) error {
-	if len(ids) == 0 {
-		return nil
-	}
+// forgetCounters removes some counters.
+func (k *kernel) forgetCounters(which func(program.StatsKey) bool) error {
 	counts, err := k.counters()
 	if err != nil {
 		return err
 	}
 	for key := range counts {
-		if slices.Contains(ids, key.Service) {
+		if which(key) {
 			if err := ignoreMissing(k.Stats.Delete(key)); err != nil {
 				return err
 			}
@@ -365,10 +364,10 @@ func (k *kernel) forgetCounters(ids []uint32) error {
 }
 
 // secondChances counts packets that were sent to others as their second chance, by Service; nil if
-// that cannot be read.
+// that cannot be read, or not all are counted.
 func (k *kernel) secondChances() map[uint32]uint64 {
 	counts, err := k.counters()
-	if err != nil {
+	if err != nil || len(counts) >= int(k.Stats.MaxEntries()) {
 		return nil
 	}
 	byService := map[uint32]uint64{}

@@ -24,14 +24,16 @@ type nodeMaps struct {
 	byAddress map[program.Address]uint32 // what the map node_by_addr has
 }
 
-// read takes over what is in the kernel.
+// read takes over what is in the kernel: all of it at first, and later what was written.
 func (m *nodeMaps) read() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.readMaps(); err != nil {
 		return err
 	}
-	m.nodes = newNodes(m.written)
+	if m.nodes == nil {
+		m.nodes = newNodes(m.written)
+	}
 	return nil
 }
 
@@ -62,7 +64,8 @@ func (m *nodeMaps) sync(desired Desired, now time.Time) (index map[string]uint16
 	}
 	changed = m.nodes.sync(desired.Nodes, m.written, now)
 	m.desired = desired
-	return maps.Clone(m.nodes.index), changed, m.put(now)
+	m.nodes.forget(now, m.asked)
+	return maps.Clone(m.nodes.index), changed, m.put()
 }
 
 // repair writes again what others changed.
@@ -72,11 +75,22 @@ func (m *nodeMaps) repair(now time.Time) (index map[string]uint16, err error) {
 	if err := m.readMaps(); err != nil {
 		return nil, err
 	}
-	return maps.Clone(m.nodes.index), m.put(now)
+	m.nodes.forget(now, m.asked)
+	return maps.Clone(m.nodes.index), m.put()
 }
 
-func (m *nodeMaps) put(now time.Time) error {
-	byIndex, byAddress := m.nodes.entries(m.desired, now)
+// asked returns how many packets this node sent to others as their second chance; false: that is
+// not known now.
+func (m *nodeMaps) asked() (sum uint64, known bool) {
+	byService := m.kernel.secondChances()
+	for _, n := range byService {
+		sum += n
+	}
+	return sum, byService != nil
+}
+
+func (m *nodeMaps) put() error {
+	byIndex, byAddress := m.nodes.entries(m.desired)
 	for i, n := range byIndex {
 		if err := m.putNode(i, n); err != nil {
 			return err
@@ -106,16 +120,21 @@ func (m *nodeMaps) putNode(i uint16, n program.Node) error {
 }
 
 // removeOthers removes what is not desired.
-func (m *nodeMaps) removeOthers(now time.Time) error {
+func (m *nodeMaps) removeOthers() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	byIndex, byAddress := m.nodes.entries(m.desired, now)
+	byIndex, byAddress := m.nodes.entries(m.desired)
 	var errs []error
+	gone := map[uint16]bool{}
 	for i := range m.written {
 		if _, ok := byIndex[i]; !ok {
 			errs = append(errs, m.kernel.putNode(i, program.Node{}))
 			delete(m.written, i)
+			gone[i] = true
 		}
+	}
+	if len(gone) > 0 { // another node gets the index one day
+		errs = append(errs, m.kernel.forgetCounters(func(k program.StatsKey) bool { return gone[k.Node] }))
 	}
 	for a := range m.byAddress {
 		if _, ok := byAddress[a]; !ok {
@@ -144,7 +163,7 @@ func (m *nodeMaps) suspect(suspects, dead map[string]bool, now time.Time) error 
 		if !buried && !suspected {
 			continue
 		}
-		errs = append(errs, m.putNode(i, m.nodes.entry(node, m.desired.Nodes[node], now)))
+		errs = append(errs, m.putNode(i, m.nodes.entry(node, m.desired.Nodes[node])))
 	}
 	if !news {
 		return errors.Join(errs...)

@@ -24,6 +24,7 @@ type nodes struct {
 	suspected map[string]bool
 	dead      map[string]bool // of those that are suspected, beyond doubt
 	returned  map[string]time.Time
+	asked     uint64 // how many second chances there were when returned ones were to be forgotten last
 }
 
 func nameOf(node string) uint64 {
@@ -126,8 +127,33 @@ func (n *nodes) suspect(name string, dead bool, now time.Time) bool {
 	return true
 }
 
+// forget lets nodes no longer count as returned whose time is over. While connections still need a
+// second chance it is prolonged. Asked returns how many there were; false: that is not known now.
+func (n *nodes) forget(now time.Time, asked func() (uint64, bool)) {
+	var over []string
+	for name, until := range n.returned {
+		if !n.suspected[name] && !now.Before(until) {
+			over = append(over, name)
+		}
+	}
+	if len(over) == 0 {
+		return
+	}
+	sum, known := asked()
+	for _, name := range over {
+		if known && sum == n.asked {
+			delete(n.returned, name)
+		} else {
+			n.returned[name] = now.Add(table.MovedFor)
+		}
+	}
+	if known {
+		n.asked = sum
+	}
+}
+
 // entry is what the kernel's map has of a node.
-func (n *nodes) entry(name string, d Node, now time.Time) program.Node {
+func (n *nodes) entry(name string, d Node) program.Node {
 	e := program.Node{Name: nameOf(name), Interface: uint32(d.Interface), MTU: uint32(d.MTU)}
 	if d.IPv4.IsValid() {
 		e.Addr4 = d.IPv4.As4()
@@ -141,7 +167,7 @@ func (n *nodes) entry(name string, d Node, now time.Time) program.Node {
 	if !n.suspected[name] {
 		e.Flags |= program.Alive
 	}
-	if n.suspected[name] || now.Before(n.returned[name]) {
+	if _, returned := n.returned[name]; returned || n.suspected[name] {
 		e.Flags |= program.Returned
 	}
 	if n.dead[name] {
@@ -152,11 +178,11 @@ func (n *nodes) entry(name string, d Node, now time.Time) program.Node {
 
 // entries are those of all nodes, and the addresses that others are known by: what seems to come
 // from this one itself, over the network, does not.
-func (n *nodes) entries(d Desired, now time.Time) (map[uint16]program.Node, map[program.Address]uint32) {
+func (n *nodes) entries(d Desired) (map[uint16]program.Node, map[program.Address]uint32) {
 	byIndex, byAddress := map[uint16]program.Node{}, map[program.Address]uint32{}
 	for name, node := range d.Nodes {
 		i := n.index[name]
-		byIndex[i] = n.entry(name, node, now)
+		byIndex[i] = n.entry(name, node)
 		for _, a := range []netip.Addr{node.IPv4, node.IPv6} {
 			if a.IsValid() && name != d.Self {
 				byAddress[program.AddressOf(a)] = uint32(i)

@@ -29,7 +29,7 @@ func TestNodes_index(t *testing.T) {
 		t.Error("changes are not told from none")
 	}
 	b := n.index["b"]
-	found, _ := n.entries(Desired{Nodes: desired}, start)
+	found, _ := n.entries(Desired{Nodes: desired})
 	delete(desired, "a")
 	desired["c"] = Node{}
 	if !n.sync(desired, nil, start) || n.index["b"] != b || n.index["c"] == 0 || n.index["c"] == b {
@@ -57,7 +57,7 @@ func foundIndex(found map[uint16]program.Node, name string) uint16 {
 func TestNodes_entries(t *testing.T) {
 	n := newNodes(nil)
 	n.sync(twoNodes(), nil, start)
-	byIndex, byAddress := n.entries(Desired{Self: "a", Nodes: twoNodes()}, start)
+	byIndex, byAddress := n.entries(Desired{Self: "a", Nodes: twoNodes()})
 	want := program.Node{
 		Name: nameOf("b"), Flags: program.Alive | program.Encapsulate, Interface: 2, MTU: 1400,
 		Addr4: [4]byte{10, 0, 0, 2}, Addr6: netip.MustParseAddr("fd00::2").As16(),
@@ -74,7 +74,11 @@ func TestNodes_entries(t *testing.T) {
 func TestNodes_suspect(t *testing.T) {
 	n, desired := newNodes(nil), twoNodes()
 	n.sync(desired, nil, start)
-	flags := func(at time.Time) uint32 { return n.entry("a", desired["a"], at).Flags }
+	second, known := uint64(0), true
+	flags := func(at time.Time) uint32 {
+		n.forget(at, func() (uint64, bool) { return second, known })
+		return n.entry("a", desired["a"]).Flags
+	}
 	if !n.suspect("a", true, start) || n.suspect("a", true, start) {
 		t.Error("news are not told from none")
 	}
@@ -86,8 +90,17 @@ func TestNodes_suspect(t *testing.T) {
 	if f := flags(back.Add(table.MovedFor - 1)); f != program.Alive|program.Returned {
 		t.Errorf("back: flags %#x", f)
 	}
-	found, _ := n.entries(Desired{Nodes: desired}, back)
-	if f := flags(back.Add(table.MovedFor)); f != program.Alive {
+	found, _ := n.entries(Desired{Nodes: desired})
+	second = 5
+	if f := flags(back.Add(table.MovedFor)); f != program.Alive|program.Returned {
+		t.Errorf("back for long, and connections need it: flags %#x", f)
+	}
+	known = false
+	if f := flags(back.Add(2 * table.MovedFor)); f != program.Alive|program.Returned {
+		t.Errorf("back for long, and nobody knows who needs it: flags %#x", f)
+	}
+	known = true
+	if f := flags(back.Add(3 * table.MovedFor)); f != program.Alive {
 		t.Errorf("back for long: flags %#x", f)
 	}
 	n = newNodes(found)
@@ -105,14 +118,14 @@ func TestNodes_bury(t *testing.T) {
 	if !n.bury("a", true) || n.bury("a", true) {
 		t.Error("news are not told from none")
 	}
-	if f := n.entry("a", desired["a"], start).Flags; f != program.Returned|program.Dead {
+	if f := n.entry("a", desired["a"]).Flags; f != program.Returned|program.Dead {
 		t.Errorf("dead: flags %#x", f)
 	}
 	n.suspect("a", false, start)
 	if !n.bury("a", false) || n.bury("a", false) {
 		t.Error("news are not told from none")
 	}
-	if f := n.entry("a", desired["a"], start).Flags; f != program.Alive|program.Returned {
+	if f := n.entry("a", desired["a"]).Flags; f != program.Alive|program.Returned {
 		t.Errorf("it lives: flags %#x", f)
 	}
 }

@@ -61,3 +61,38 @@ func TestDriver_manyCounters(t *testing.T) {
 		t.Errorf("%d counters are read, of %d", len(seen), many)
 	}
 }
+
+// What is counted of a node goes with it: another one gets its number one day.
+func TestDriver_countersOfNodes(t *testing.T) {
+	r := newRack(t)
+	d := r.start(t)
+	desired := r.desired(t, "one", "two")
+	mustSync(t, d, desired)
+	id, gone := d.services.records["default/web"].id, d.nodes.nodes.index["two"]
+	processors, err := ebpf.PossibleCPU()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, node := range []uint16{gone, d.nodes.nodes.index["one"]} {
+		key := program.StatsKey{Service: id, Node: node, Reason: uint16(decide.First)}
+		if err := d.kernel.Stats.Put(key, make([]uint64, processors)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	delete(desired.Nodes, "two")
+	mustSync(t, d, desired)
+	counts, err := d.kernel.counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := 0
+	for key := range counts {
+		if key.Node == gone {
+			t.Errorf("%+v is counted of a node that is gone", key)
+		}
+		left++
+	}
+	if left == 0 {
+		t.Error("nothing is counted of those that are left")
+	}
+}
