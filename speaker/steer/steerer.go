@@ -32,6 +32,8 @@ const (
 	refresh   = 20 * time.Second // between looks at what others changed
 	// gather is how long changes are gathered: they come by the dozen.
 	gather = 10 * time.Millisecond
+	// applyAgain is after how long what could not be written is tried again.
+	applyAgain = 5 * time.Second
 
 	// handOver is how long owners of addresses without endpoints go on to steer once they must not.
 	handOver = 2 * time.Second
@@ -75,6 +77,8 @@ type Steerer struct {
 	tally    tally
 
 	open sync.Mutex // held while the driver is open, and while all of it is removed
+	// judging is held while it is written who is dead, so that the last word stays.
+	judging sync.Mutex
 
 	mu         sync.Mutex
 	groups     map[string][]plan.SteeredPort // guarded by mu; what is desired
@@ -393,6 +397,8 @@ func (s *Steerer) seeded() bool {
 
 // judge tells the driver which nodes are thought dead.
 func (s *Steerer) judge(driver *steering.Driver) {
+	s.judging.Lock()
+	defer s.judging.Unlock()
 	s.mu.Lock()
 	suspects, dead, doubted := s.suspects, s.dead, s.doubted
 	s.mu.Unlock()
@@ -479,7 +485,8 @@ func (s *Steerer) apply(driver *steering.Driver, now time.Time) (again <-chan ti
 			s.mu.Lock()
 			s.all = true
 			s.mu.Unlock()
-			return again, err
+			s.judge(driver) // what is in the kernel decides
+			return time.After(applyAgain), err
 		}
 	}
 	s.doubt(driver)
