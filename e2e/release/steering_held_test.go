@@ -242,7 +242,7 @@ func (h *held) end(which func(*conversation) bool) {
 // that broke.
 func (h *held) renew(t *testing.T, gone ...string) {
 	t.Helper()
-	h.end(func(c *conversation) bool { return c.err != nil || slices.Contains(gone, c.node) })
+	h.end(func(c *conversation) bool { return c.err != nil || c.isOf(gone) })
 	h.fill(t)
 }
 
@@ -272,6 +272,11 @@ type breakage struct {
 }
 
 func newBreakage() breakage { return breakage{held: map[string]int{}, broken: map[string]int{}} }
+
+// isOf reports whether it is of one of these nodes, or of those by a network, such as "udp n3".
+func (c *conversation) isOf(gone []string) bool {
+	return slices.Contains(gone, c.node) || slices.Contains(gone, c.network+" "+c.node)
+}
 
 func (c *conversation) kind() string {
 	if c.front.control {
@@ -313,7 +318,7 @@ func (h *held) judge(t *testing.T, gone ...string) breakage {
 		defer h.mu.Unlock()
 		late := 0
 		for _, c := range h.all {
-			if c.err == nil && !c.front.control && !slices.Contains(gone, c.node) && c.answered.Before(since) {
+			if c.err == nil && !c.front.control && !c.isOf(gone) && c.answered.Before(since) {
 				late++
 			}
 		}
@@ -336,7 +341,7 @@ func (h *held) broke(t *testing.T, gone []string) breakage {
 		v.held[c.kind()]++
 		switch {
 		case c.err == nil || c.counted:
-		case slices.Contains(gone, c.node):
+		case c.isOf(gone):
 			c.counted = true
 			v.own++
 		default:

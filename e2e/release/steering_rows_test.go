@@ -6,10 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/e2e/lab"
 	"github.com/berth-lb/berth/e2e/stage"
@@ -27,7 +31,7 @@ const (
 type steeringRow struct {
 	name string // of its figures
 	does string
-	// gone are nodes whose own connections may break.
+	// gone are nodes whose own connections may break, or as in "udp n3" those by a network.
 	gone []string
 	// dies: a node with Pods does, and new connections fail until that is noticed.
 	dies bool
@@ -143,6 +147,21 @@ func (r *steeringRack) endpointRows() []steeringRow {
 		{
 			name: "join_drain", does: "an endpoint joins on a new node, drains and leaves", gone: []string{"n4"},
 			controls: true, begin: joins, end: leaves,
+		},
+		{
+			// For longer than 35 s: tables are looked through each 20 s, and a node stays for 15. kube-proxy
+			// itself forgets UDP flows of Pods that are unready.
+			name: "unready", does: "the Pods of a node become unready, and are ready again",
+			gone: []string{"udp n3"}, controls: true,
+			begin: func(t *testing.T) {
+				r.turn(t, "n3", "/unready")
+				lasts(t, (unreadyAfter+40)*time.Second)
+			},
+			end: func(t *testing.T) {
+				r.turn(t, "n3", "/ready")
+				r.serve(t, "n3")
+				lasts(t, settles)
+			},
 		},
 		{
 			name: "join_owner_dies", does: "an endpoint joins on a new node as the owner dies", gone: []string{"n4"},
@@ -317,6 +336,29 @@ func (r *steeringRack) joins(t *testing.T, node string) {
 	r.scale(t, node, 1)
 	r.serve(t, node)
 	lasts(t, settles)
+}
+
+// turn has the Pods of a node say that they are ready, or not.
+func (r *steeringRack) turn(t *testing.T, node, path string) {
+	t.Helper()
+	must(t, func(ctx context.Context) error {
+		pods, err := r.Kubernetes.CoreV1().Pods(steeredNamespace).List(
+			ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + node},
+		)
+		if err != nil {
+			return err
+		}
+		for _, pod := range pods.Items {
+			response, err := r.HTTPClient(node).Post("http://"+net.JoinHostPort(pod.Status.PodIP, "8080")+path, "", nil)
+			if err != nil {
+				return fmt.Errorf("turn Pod %s: %w", pod.Name, err)
+			}
+			if err := response.Body.Close(); err != nil || response.StatusCode != http.StatusOK {
+				return errors.Join(fmt.Errorf("turn Pod %s: %s", pod.Name, response.Status), err)
+			}
+		}
+		return nil
+	})
 }
 
 // leaves ends the Pod that joins ran, and waits until it is gone.

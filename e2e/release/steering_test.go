@@ -147,10 +147,13 @@ func raiseSteering(t *testing.T) *steeringRack {
 	return r
 }
 
+// unreadyAfter is for how many seconds a Pod must say that it is not ready.
+const unreadyAfter = 30
+
 // steered is an application with a Pod on each of some nodes, behind all Services of the test. Pods
 // on a busy node stay ready: kube-proxy forgets the UDP flows of others.
 func steered(name string, nodes ...string) stage.App {
-	return stage.App{Namespace: steeredNamespace, Name: name, Group: "steered", Nodes: nodes, UnreadyAfter: 60}
+	return stage.App{Namespace: steeredNamespace, Name: name, Group: "steered", Nodes: nodes, UnreadyAfter: unreadyAfter}
 }
 
 // expose makes the Service of a pool, and returns its address.

@@ -258,7 +258,9 @@ func (k *kernel) apply(c changes) error {
 		errs = append(errs, k.removePage(i))
 	}
 	if len(c.forget) > 0 {
-		errs = append(errs, k.forgetCounters(func(key program.StatsKey) bool { return slices.Contains(c.forget, key.Service) }))
+		errs = append(errs, k.forgetCounters(func(key program.StatsKey) bool {
+			return slices.Contains(c.forget, key.Service)
+		}))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("write the tables of steering: %w", err)
