@@ -62,7 +62,7 @@ func (s *Speaker) makeDrivers(
 	layer2 := heart.NewRemote(heart.RemoteConfig{
 		Identity: heart.Identity{Node: s.Node, Cluster: cluster, NodeAddresses: addresses},
 		Dial:     s.Heart, Logger: s.Logger.With("driver", "l2"),
-		OnClaim: claims.Claimed, Answers: drops.Answering,
+		OnClaim: claims.Claimed, Whole: claims.Whole, Answers: drops.Answering,
 		Gained: func(a netip.Addr) {
 			resets.Moved(a)
 			foreign.forget(a)

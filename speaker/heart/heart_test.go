@@ -157,13 +157,17 @@ func TestARemoteFollowsWhatIsAnsweredFor(t *testing.T) {
 		},
 		Gained:  func(a netip.Addr) { calls = append(calls, "gained "+a.String()) },
 		OnClaim: func(c l2.Claim) { calls = append(calls, "claim of "+c.Address.String()+" by "+c.Node) },
+		Whole:   func() { calls = append(calls, "whole") },
 	})
 	a, b := address("10.0.0.1"), address("10.0.0.2")
 	for _, step := range []struct {
 		news news
 		want []string
 	}{
-		{news{Whole: true, Answers: map[netip.Addr]int{a: 1}}, []string{"+10.0.0.1"}},
+		{news{Told: []answer{{ID: 1}}}, nil},
+		{news{Whole: true, Answers: map[netip.Addr]int{a: 1}, Claims: []l2.Claim{{Address: b, Segment: "s", Node: "n"}}},
+			[]string{"+10.0.0.1", "claim of 10.0.0.2 by n", "whole"}},
+		{news{Claims: []l2.Claim{{Address: b, Segment: "s"}}}, []string{"claim of 10.0.0.2 by "}},
 		{news{Answers: map[netip.Addr]int{a: 2}}, []string{"+10.0.0.1", "gained 10.0.0.1"}},
 		{news{Claims: []l2.Claim{{Address: a, Segment: "s", Node: "n"}}}, []string{"claim of 10.0.0.1 by n"}},
 		{news{Whole: true, Answers: map[netip.Addr]int{a: 2}, Claims: []l2.Claim{{Address: a, Segment: "s", Node: "n"}}},

@@ -38,6 +38,8 @@ type RemoteConfig struct {
 	// OnClaim and Answers are as in l2.Config, but only the latest of several changes may arrive.
 	OnClaim func(l2.Claim)
 	Answers func(addr netip.Addr, on bool)
+	// Whole is called once OnClaim was called for all that the first heart claims. Nil: not called.
+	Whole func()
 	// Gained is called when this node begins to answer for an address on a segment; not for what it
 	// answered for before this process began. Nil: not called.
 	Gained func(addr netip.Addr)
@@ -436,11 +438,14 @@ func (r *Remote) next() (o order, more bool) {
 func (r *Remote) hear(n news) {
 	r.mu.Lock()
 	calls := r.note(n)
-	again := n.Whole && r.heard
+	first, again := n.Whole && !r.heard, n.Whole && r.heard
 	r.heard = r.heard || n.Whole
 	r.mu.Unlock()
 	for _, call := range calls {
 		call()
+	}
+	if first && r.Whole != nil {
+		r.Whole()
 	}
 	if again {
 		r.observed.Send(l2.Observation{Time: time.Now(), Kind: l2.Restarted})

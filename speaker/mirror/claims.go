@@ -20,6 +20,7 @@ type Claims struct {
 	claims map[string]map[string]entry    // of this node, by name of the L2Owner and interface
 	names  map[netip.Addr]map[string]bool // of claims, by address
 	shown  map[netip.Addr]readers
+	whole  time.Time // when layer 2 had said all that it claims; zero: not yet
 }
 
 // entry is the latest claim of this node's layer 2 for one L2Owner.
@@ -52,6 +53,26 @@ func (c *Claims) Claimed(claim l2.Claim) {
 	c.names[claim.Address][name] = true
 	c.mu.Unlock()
 	c.queue.Add(name)
+}
+
+// Whole says that layer 2 has said all that it claims: Claimed was called for each. Until then
+// nothing is known of what it does not claim. Only the first call counts.
+func (c *Claims) Whole() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.whole.IsZero() {
+		c.whole = time.Now()
+	}
+}
+
+// wholeFor returns for how long the claims have been whole; 0: they are not.
+func (c *Claims) wholeFor() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.whole.IsZero() {
+		return 0
+	}
+	return time.Since(c.whole)
 }
 
 // readers are what an L2Owner tells its readers besides the claim.

@@ -56,8 +56,8 @@ const (
 	mostPaces = 4096
 	// writeAtMost is how long one request may take.
 	writeAtMost = 5 * time.Second
-	// orphanAfter is how long after the start an object that names this node may wait for
-	// its claim: layer 2 listens first.
+	// orphanAfter is how long an object that names this node may wait for its claim once layer 2 has
+	// said what it claims: one that began a moment ago listens first.
 	orphanAfter = 10 * time.Second
 )
 
@@ -69,7 +69,6 @@ type Mirror struct {
 	informer cache.SharedIndexInformer
 	pace     *rate.Limiter
 	paces    map[string]*rate.Limiter // by name of the L2Owner; of the goroutine that writes
-	began    time.Time
 
 	passing sync.Mutex // held while a claim is read and passed on; the listener does not wait
 }
@@ -81,7 +80,6 @@ func New(c Config) (*Mirror, error) {
 		Claims: c.Claims,
 		paces:  map[string]*rate.Limiter{},
 		pace:   rate.NewLimiter(writesPerSecond, writesPerSecond),
-		began:  time.Now(),
 	}
 	var err error
 	if m.informer, err = (client.Compact[*v1alpha1.L2Owner]{

@@ -2,12 +2,18 @@ package mirror
 
 import (
 	"log/slog"
+	"net/http"
 	"net/netip"
+	"path"
+	"slices"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/rest"
 
@@ -351,4 +357,72 @@ func TestMirror_reconcile_termOfDeadNode(t *testing.T) {
 	if len(said) != 1 || said[0].Node != "" || said[0].Term != 7 {
 		t.Errorf("of a dead node layer 2 heard %+v, want the term 7 without a node", said)
 	}
+}
+
+// removals remembers which objects are to be deleted, and finds none of any.
+type removals chan string
+
+func (r removals) RoundTrip(q *http.Request) (*http.Response, error) {
+	if q.Method == http.MethodDelete {
+		r <- path.Base(q.URL.Path)
+	}
+	return &http.Response{
+		StatusCode: http.StatusNotFound, Body: http.NoBody, Header: http.Header{}, Request: q,
+	}, nil
+}
+
+// However slowly a speaker starts, it removes no L2Owner of its node before layer 2 has said what
+// it claims.
+func TestMirror_orphan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		removed := make(removals, 9)
+		berth, err := client.New(&rest.Config{Host: "http://api", Transport: removed})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := New(Config{
+			Berth: berth, Logger: slog.New(slog.DiscardHandler), Node: "n1", Claims: NewClaims(), To: new(told),
+			NodeUID: func(string) (types.UID, bool) { return "", false },
+			Ready:   func(string) bool { return true },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		claim := func(address string) l2.Claim {
+			return l2.Claim{
+				Address: netip.MustParseAddr(address), Segment: "192.0.2.0/24", Interface: "eth0", Node: "n1", Term: 1,
+			}
+		}
+		for _, c := range []l2.Claim{claim("192.0.2.1"), claim("192.0.2.2")} {
+			owner := m.object(nameOf(c.Address, c.Segment), entry{claim: c, since: time.Now()})
+			if err := m.informer.GetStore().Add(m.keep(owner)); err != nil {
+				t.Fatal(err)
+			}
+			m.saw(owner)
+		}
+		var working sync.WaitGroup
+		working.Go(func() { m.work(t.Context()) })
+		expect := func(when string, want ...string) {
+			t.Helper()
+			synctest.Wait()
+			var got []string
+			for len(removed) > 0 {
+				got = append(got, <-removed)
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("%s: removed %v, want %v", when, got, want)
+			}
+		}
+		<-time.After(10 * orphanAfter)
+		expect("while layer 2 has said nothing")
+		m.Claimed(claim("192.0.2.1"))
+		m.Whole()
+		<-time.After(orphanAfter - time.Second)
+		m.Whole()
+		expect("a moment after it said what it claims")
+		<-time.After(time.Second)
+		expect("later", nameOf(netip.MustParseAddr("192.0.2.2"), "192.0.2.0/24"))
+		m.queue.ShutDown()
+		working.Wait()
+	})
 }

@@ -41,12 +41,14 @@ func (m *Mirror) work(ctx context.Context) {
 
 // reconcile makes one L2Owner agree with this node's latest claim.
 func (m *Mirror) reconcile(ctx context.Context, name string) error {
+	whole := m.wholeFor() // before the claim is read: it is as old
 	have, claimed := m.latest(name)
 	found := m.cached(name)
 	do := decide(m.Node, have, claimed, found)
 	if do == remove && !claimed {
-		// Layer 2 may be about to claim again what it had before it was restarted.
-		if wait := orphanAfter - time.Since(m.began); wait > 0 {
+		// This process may not know yet what layer 2 claims, and answers for. A layer 2 that was
+		// restarted may be about to claim again what it had.
+		if wait := orphanAfter - whole; wait > 0 {
 			m.queue.AddAfter(name, wait)
 			return nil
 		}
