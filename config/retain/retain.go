@@ -21,7 +21,7 @@ const (
 	// definition of a kind is being deleted for longer than that, or at least is seen so once.
 	BelievedAfter = time.Second
 	// AskEvery and AskHeldEvery are the pauses between two looks, before it is believed and while what
-	// is gone is kept.
+	// is gone is kept. While others of the kind are stored, AskEvery is the first one, see review.
 	AskEvery     = 100 * time.Millisecond
 	AskHeldEvery = 5 * time.Second
 	// HeldFor is how long objects whose kind was gone are kept once it is back without them, for
@@ -125,7 +125,7 @@ func (k *kind[T]) apply(now time.Time, resource string, stored []T, served Serve
 	again := time.Duration(0)
 	if len(k.missing) > 0 {
 		created := slices.ContainsFunc(stored, func(o T) bool { _, known := k.inEffect[o.GetName()]; return !known })
-		again = k.review(now, resource, created, served)
+		again = k.review(now, resource, created, len(stored) > 0, served)
 	}
 	if len(k.missing) == 0 {
 		k.gone = time.Time{}
@@ -149,7 +149,12 @@ func (k *kind[T]) kept(what string) (kept []string) {
 // review gives up those of the missing objects that were deleted, and returns when to look again.
 // While a definition is being deleted nothing can be created. So after an object was, perhaps in
 // the place of a missing one, the others were deleted by themselves.
-func (k *kind[T]) review(now time.Time, resource string, created bool, served Served) time.Duration {
+//
+// While others are left, most likely one object was deleted: then each pause is twice the one
+// before, since all speakers ask at the same time. One look at the end is not enough: by then a
+// definition may have been made again, and what is left is what a cache shows, which may lag, or be
+// cut off as the kind goes, and never show that the last one went.
+func (k *kind[T]) review(now time.Time, resource string, created, left bool, served Served) time.Duration {
 	switch is, err := served(resource); {
 	case err != nil: // nobody knows
 		return AskHeldEvery
@@ -162,10 +167,17 @@ func (k *kind[T]) review(now time.Time, resource string, created bool, served Se
 	maps.DeleteFunc(k.missing, func(_ string, since time.Time) bool {
 		return created || now.Sub(since) >= BelievedAfter
 	})
-	if len(k.missing) == 0 {
-		return 0
+	again := time.Duration(0)
+	for _, since := range k.missing {
+		pause := AskEvery
+		if age := now.Sub(since); left {
+			pause = min(age+AskEvery, BelievedAfter-age)
+		}
+		if again == 0 || pause < again {
+			again = pause
+		}
 	}
-	return AskEvery
+	return again
 }
 
 // Missing remembers objects of one kind that are no longer there, for who handles them one by one.

@@ -44,6 +44,56 @@ func TestMissing_Keep(t *testing.T) {
 	}
 }
 
+// lookUntilSure has a pool go while others are left, and looks as often as it is told to. It
+// returns how often served was asked, and when it was known whether the pool is given up.
+func lookUntilSure(left []string, served func(at time.Duration) bool) (asked int, at time.Duration, gaveUp bool) {
+	var kept Configuration
+	pools := func(names ...string) (stored config.Objects) {
+		for _, name := range names {
+			stored.Pools = append(stored.Pools, &v1alpha1.LoadBalancerPool{ObjectMeta: metav1.ObjectMeta{Name: name}})
+		}
+		return stored
+	}
+	begun := time.Unix(1000, 0)
+	_, _ = kept.Apply(begun, pools(append(left, "a")...), nil)
+	for {
+		_, again := kept.Apply(begun.Add(at), pools(left...), func(string) (bool, error) {
+			asked++
+			return served(at), nil
+		})
+		if gone := len(kept.Gone()) > 0; gone || again == 0 {
+			return asked, at, !gone
+		}
+		at += again
+	}
+}
+
+// All speakers ask when one object is deleted, so each asks seldom while others are left.
+func TestConfiguration_Apply_asksSeldom(t *testing.T) {
+	always := func(time.Duration) bool { return true }
+	for _, c := range []struct {
+		left []string
+		want int
+	}{{left: []string{"b"}, want: 5}, {want: 11}} {
+		if asked, at, gaveUp := lookUntilSure(c.left, always); asked != c.want || at != BelievedAfter || !gaveUp {
+			t.Errorf("with %v left: asked %d times, given up: %t, after %s; want %d times, in %s",
+				c.left, asked, gaveUp, at, c.want, BelievedAfter)
+		}
+	}
+}
+
+// A definition that is made again within the second is seen to be gone, also while the last objects
+// that went with it still seem to be there.
+func TestConfiguration_Apply_replacedWithinASecond(t *testing.T) {
+	for from := time.Duration(0); from <= BelievedAfter-400*time.Millisecond; from += 10 * time.Millisecond {
+		served := func(at time.Duration) bool { return at < from || at >= from+400*time.Millisecond }
+		if _, at, gaveUp := lookUntilSure([]string{"b"}, served); gaveUp {
+			t.Errorf("the definition was gone from %s to %s: the pool was given up after %s",
+				from, from+400*time.Millisecond, at)
+		}
+	}
+}
+
 func TestConfiguration_Apply(t *testing.T) {
 	type step struct {
 		at     time.Duration
