@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
@@ -36,6 +37,7 @@ func newPools(t *testing.T, services ...string) pools {
 	if p.Controller, err = New(Options{
 		Kubernetes: kubernetes, Berth: berth, Events: &told{}, Logger: slog.New(slog.DiscardHandler),
 		Metrics: prometheus.NewRegistry(), Namespace: "berth-system", Classless: true,
+		Rest: time.Minute,
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -119,6 +121,48 @@ func TestController_poolsThatAreBeingDeleted(t *testing.T) {
 	p.compile()
 	if n := p.gets("new"); n > 0 {
 		t.Errorf("it has %d addresses of a pool that is being deleted", n)
+	}
+}
+
+// An address that wakes is news to the Service that gets it. What all others are told stays as it
+// is: else each address that wakes would have the statuses of all that wait written.
+func TestController_waitingWhileAddressesRest(t *testing.T) {
+	p := newPools(t, "first", "second", "third")
+	pool, now := poolOf("192.0.2.1-192.0.2.3"), time.Now()
+	for i, address := range []string{"192.0.2.1", "192.0.2.2", "192.0.2.3"} {
+		until := metav1.NewTime(now.Add(time.Duration(i+1) * 10 * time.Second))
+		pool.Status.Resting = append(pool.Status.Resting, v1alpha1.RestingAddress{Address: address, UntilTime: &until})
+	}
+	p.stores(p.informers.pool.GetStore().Add(pool))
+	p.compile()
+	p.allocations.RestoreResting([]*v1alpha1.LoadBalancerPool{pool}, now)
+	services := p.Kubernetes.CoreV1().Services("a")
+	// look reconciles all, and returns what each is told of its addresses, and how many it has.
+	look := func() (messages []string, addresses []int) {
+		for _, name := range []string{"first", "second", "third"} {
+			addresses = append(addresses, p.gets(name))
+			svc, err := services.Get(t.Context(), name, metav1.GetOptions{})
+			p.stores(err)
+			p.stores(p.informers.service.GetStore().Update(svc))
+			messages = append(messages, meta.FindStatusCondition(svc.Status.Conditions, v1alpha1.ServiceAllocated).Message)
+		}
+		return messages, addresses
+	}
+	writes := func() (n int) {
+		for _, a := range p.Kubernetes.(*fake.Clientset).Actions() {
+			if a.Matches("update", "services/status") {
+				n++
+			}
+		}
+		return n
+	}
+	before, _ := look()
+	begun := writes()
+	p.allocations.Wake(now.Add(15 * time.Second))
+	after, addresses := look()
+	if !slices.Equal(addresses, []int{1, 0, 0}) || !slices.Equal(before[1:], after[1:]) || writes() != begun+1 {
+		t.Errorf("%v addresses, and %d statuses written when one woke, want 1; told before and after: %q, %q",
+			addresses, writes()-begun, before, after)
 	}
 }
 

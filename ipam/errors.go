@@ -85,6 +85,8 @@ type ExhaustedError struct {
 	Resting time.Time
 }
 
+// Error names no time: of many Services that wait, only the one that gets an address is told
+// something else when it has rested.
 func (e *ExhaustedError) Error() string {
 	if len(e.Full) == 0 {
 		return fmt.Sprintf("no LoadBalancerPool gives %s addresses automatically", e.Family)
@@ -93,7 +95,7 @@ func (e *ExhaustedError) Error() string {
 	if e.Resting.IsZero() {
 		return text
 	}
-	return fmt.Sprintf("%s; one rests until %s", text, clock(e.Resting))
+	return text + "; some were freed a moment ago, and rest"
 }
 
 // RestingError says that Owner freed the address a moment ago, and that it rests.

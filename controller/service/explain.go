@@ -158,7 +158,8 @@ func explainTaken(field string, taken *ipam.TakenError, shares bool) (reason, me
 func explainExhausted(asked Request, exhausted *ipam.ExhaustedError) (reason, message string) {
 	switch {
 	case !exhausted.Resting.IsZero():
-		return ReasonResting, exhausted.Error() + "; it is given then, or widen the pool or add another"
+		return ReasonResting, exhausted.Error() +
+			" (status.resting of the pool says until when); they are given then, or widen the pool or add another"
 	case len(exhausted.Full) > 0:
 		if exhausted.Named {
 			return ReasonPoolExhausted, fmt.Sprintf(
