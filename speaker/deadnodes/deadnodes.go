@@ -234,9 +234,9 @@ func (d *Detector) justJoined() bool {
 	return !d.joined.IsZero() && time.Since(d.joined) < rejoinsWithin
 }
 
-// Alone reports whether all nodes are silent that were ever heard, and none of their kernels
-// answers, or if none was ever heard, whether CutOff is noted: they may think that it is this one
-// that is dead.
+// Alone reports whether all nodes are silent that were ever heard, and neither their kernels nor
+// nodes that this one watches answer, or if none was ever heard, whether CutOff is noted: they may
+// think that it is this one that is dead.
 func (d *Detector) Alone() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -258,7 +258,7 @@ func (d *Detector) alone() bool {
 			return false
 		}
 	}
-	return len(d.heard) > 0 || d.cutOff
+	return d.cutOff || len(d.heard) > 0 && !d.reaches()
 }
 
 // hearsAny reports whether a node is heard. It needs the lock.
@@ -336,7 +336,10 @@ func (d *Detector) rejoins() {
 
 // join notes that what this node knows of others since then may be wrong. It needs the lock.
 func (d *Detector) join(since time.Time) {
-	d.joined, d.mistaken = time.Now(), since
+	if !d.justJoined() || since.Before(d.mistaken) {
+		d.mistaken = since
+	}
+	d.joined = time.Now()
 	time.AfterFunc(rejoinsWithin, d.notify)
 	d.lookAgain()
 }

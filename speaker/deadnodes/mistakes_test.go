@@ -40,6 +40,13 @@ func (s segment) cut(nodes string) {
 	s.miss(nodes)
 }
 
+// watch has nodes beyond the segment answer this one's watch for so long.
+func (s segment) watch(long time.Duration, nodes string) {
+	for begun := time.Now(); time.Since(begun) < long; <-time.After(50 * time.Millisecond) {
+		each(nodes, func(node string) { s.Ward(node, true) })
+	}
+}
+
 // A node that did not hear or reach others for a moment does not take those for dead, or for
 // booting, that live, whether or not they are heard. It never forgets one that is dead.
 func TestDetector_mistakes(t *testing.T) {
@@ -191,6 +198,53 @@ func TestDetector_mistakes(t *testing.T) {
 			},
 			lives: "b", dead: "a",
 		},
+		{
+			name: "all others on the segment are dead, and one beyond it answers",
+			before: func(s segment) {
+				s.hear("a b")
+				s.watch(time.Second, "far")
+				s.answer(false, "a b")
+				s.watch(300*time.Millisecond, "far")
+				s.miss("a b")
+				s.watch(400*time.Millisecond, "far")
+			},
+			do:   func(s segment) { s.watch(3*time.Minute, "far") },
+			dead: "a",
+		},
+		{
+			name: "this node is cut off, and what it watches is the last to be missed",
+			before: func(s segment) {
+				s.hear("a b")
+				s.watch(time.Second, "far")
+				s.answer(false, "a b far")
+				<-time.After(200 * time.Millisecond)
+			},
+			do: func(s segment) {
+				s.miss("a b")
+				s.Ward("far", true) // its answer was on its way
+				<-time.After(100 * time.Millisecond)
+				s.Ward("far", false)
+			},
+			lives: "b",
+		},
+		{
+			name: "a node beyond the segment answers long before those on it do",
+			before: func(s segment) {
+				s.hear("a b")
+				s.watch(time.Second, "far")
+				s.answer(false, "a b far")
+				<-time.After(250 * time.Millisecond)
+				s.Ward("far", false)
+				s.miss("a b")
+				<-time.After(2 * time.Second)
+			},
+			do: func(s segment) {
+				s.watch(time.Second, "far")
+				s.answer(true, "a b far")
+				s.watch(time.Second, "far")
+			},
+			lives: "b",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -217,6 +271,60 @@ func TestDetector_mistakes(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The last one alive on its segment knows by those that it watches beyond it that it is not the one
+// that is cut off. Once they do not answer either it may be that one.
+func TestDetector_lastOfItsSegment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rack := &rackOf{answers: map[string]bool{}}
+		d, end := rack.asked(t)
+		defer end()
+		s := segment{d, rack}
+		is := func(when, lost, news string, alone bool) {
+			t.Helper()
+			synctest.Wait()
+			if got := named(d.Suspects()); got != lost {
+				t.Errorf("%s: suspects %q, want %q", when, got, lost)
+			}
+			if got := named(d.Lost()); got != lost {
+				t.Errorf("%s: lost %q, want %q", when, got, lost)
+			}
+			if got := strings.Join(d.News(), " "); got != news {
+				t.Errorf("%s: news %q, want %q", when, got, news)
+			}
+			if got := d.Alone(); got != alone {
+				t.Errorf("%s: alone is %t", when, got)
+			}
+		}
+		s.answer(true, "far")
+		s.hear("a b")
+		s.watch(time.Second, "far")
+		s.miss("a b")
+		s.watch(wardsMiss, "far")
+		is("a cut would not be known yet", "", "", true)
+		for len(d.Changed()) > 0 {
+			<-d.Changed()
+		}
+		s.watch(time.Millisecond, "far")
+		is("it is none", "a b", "a b", false)
+		if len(d.Changed()) == 0 {
+			t.Error("nobody is told")
+		}
+		s.watch(5*time.Second, "far")
+		s.answer(false, "far")
+		<-time.After(250 * time.Millisecond)
+		d.Ward("far", false)
+		is("now it is cut off", "", "", true)
+		<-time.After(time.Minute)
+		s.answer(true, "far")
+		s.watch(rejoinsWithin-100*time.Millisecond, "far")
+		is("it was a moment ago", "", "", false)
+		s.watch(time.Second, "far")
+		is("those that are dead still are", "a b", "a b", false)
+		d.WardLeft("far")
+		is("nobody is left who can say so", "", "", true)
+	})
 }
 
 // A node that is back tells nobody that those are silent that it did not reach.

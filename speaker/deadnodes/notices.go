@@ -15,6 +15,9 @@ const (
 	// hesitates is how long a kernel that lives takes to answer at most: until then nobody is told
 	// that a ward does not answer, as when its speaker is replaced.
 	hesitates = 50 * time.Millisecond
+	// wardsMiss is how long after others fell silent a ward must still answer, to say that this node is
+	// not cut off: from one that is, wards have missed five questions by then.
+	wardsMiss = 300 * time.Millisecond
 )
 
 // farNode is a node that others call silent, or that does not answer this one's watch.
@@ -33,7 +36,8 @@ type farNode struct {
 
 // ward is a node that this one watches.
 type ward struct {
-	answers bool // it does, and says by that that it serves
+	answers  bool      // it does, and says by that that it serves
+	answered time.Time // when it last did
 	// reachable: its kernel answered once. Else something filters TCP, and no answer says nothing.
 	reachable bool
 	asks      bool      // its kernel is to be asked, to know that
@@ -106,10 +110,19 @@ func (d *Detector) Ward(node string, answers bool) {
 		w.asks = true
 		d.begun.Notify()
 	}
-	if answers == w.answers {
+	wasAlone := d.alone()
+	if answers {
+		if w.answered = now; wasAlone && !w.answers {
+			d.rejoins() // others that live may take longer to answer
+		}
+	}
+	same := answers == w.answers
+	if w.answers = answers; d.alone() != wasAlone {
+		d.notify()
+	}
+	if same {
 		return
 	}
-	w.answers = answers
 	switch f := d.far[node]; {
 	case answers && f != nil:
 		d.forget(node, f)
@@ -123,11 +136,26 @@ func (d *Detector) Ward(node string, answers bool) {
 	}
 }
 
+// reaches reports whether a ward answered after the last node fell silent: then it is not this one
+// that is cut off. It needs the lock.
+func (d *Detector) reaches() bool {
+	last, _ := d.silentTogether()
+	for _, w := range d.wards {
+		if w.answers && w.answered.Sub(last) >= wardsMiss {
+			return true
+		}
+	}
+	return false
+}
+
 // WardLeft notes that a node is watched no longer.
 func (d *Detector) WardLeft(node string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.wards, node)
+	wasAlone := d.alone()
+	if delete(d.wards, node); d.alone() != wasAlone {
+		d.notify()
+	}
 	if f := d.far[node]; f != nil {
 		f.missed = time.Time{}
 		f.look.Notify()
