@@ -38,6 +38,9 @@ const (
 	bootsAtLeast = 10 * time.Second
 	// speakerAtMost is how long a speaker may take from when the kernel answers. There may be none.
 	speakerAtMost = 2 * time.Minute
+	// provenAfter is for how long a silent node must not answer while another one does, to be dead
+	// whatever happens to others then. It is longer than a kernel looks for a neighbor in vain.
+	provenAfter = 1500 * time.Millisecond
 )
 
 // Config of a Detector.
@@ -98,9 +101,13 @@ type silentNode struct {
 	dead    bool         // its kernel does not answer
 	answers bool         // its kernel did, the last time
 	probed  bool         // its kernel was asked at least once
-	noes    int          // questions in a row without an answer
-	since   time.Time
-	on      []string // interfaces on which it was heard before, ascending
+	// witnessed is since when another node has answered each time that this one did not, and proven
+	// that it did so for long: it is not this node that is cut off.
+	witnessed time.Time
+	proven    bool
+	noes      int // questions in a row without an answer
+	since     time.Time
+	on        []string // interfaces on which it was heard before, ascending
 }
 
 // New returns a Detector that has heard nobody.
@@ -166,7 +173,7 @@ func (d *Detector) Suspects() map[string]bool {
 	defer d.mu.Unlock()
 	suspects, believed := map[string]bool{}, d.believes()
 	for node, s := range d.silent {
-		if (s.suspect || s.dead) && believed(s.since) {
+		if s.proven || (s.suspect || s.dead) && believed(s.since) {
 			suspects[node] = true
 		}
 	}
@@ -190,7 +197,7 @@ func (d *Detector) Lost() map[string]bool {
 	defer d.mu.Unlock()
 	lost, believed := map[string]bool{}, d.believes()
 	for node, s := range d.silent {
-		if s.dead && believed(s.since) {
+		if s.proven || s.dead && believed(s.since) {
 			lost[node] = true
 		}
 	}
@@ -675,11 +682,47 @@ func (d *Detector) follow(ctx context.Context, node string, s *silentNode) {
 		if ctx.Err() != nil || !d.note(node, s, !answers) {
 			return
 		}
+		if !answers {
+			d.prove(ctx, s)
+		}
 		if same++; answers != last {
 			last, same = answers, 0
 		}
 		await(ctx, s.look, d.pause(answers, same > manyQuestions))
 	}
+}
+
+// prove notes whether another node, which is heard, answers while a silent one does not. That it is
+// heard is not enough: it may be for ten seconds without a hello.
+func (d *Detector) prove(ctx context.Context, s *silentNode) {
+	peer := d.witness(s)
+	answers := peer != "" && d.answers(ctx, peer)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case !answers:
+		s.witnessed = time.Time{}
+	case s.witnessed.IsZero():
+		s.witnessed = time.Now()
+	case time.Since(s.witnessed) >= provenAfter:
+		s.proven = true
+		d.notify()
+	}
+}
+
+// witness returns a node that is heard, if there is something to prove.
+func (d *Detector) witness(s *silentNode) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if s.proven || d.justJoined() {
+		return ""
+	}
+	for peer, on := range d.heard {
+		if len(on) > 0 {
+			return peer
+		}
+	}
+	return ""
 }
 
 // pause returns how long to wait between two questions to a node that answered the last one, or did
@@ -733,6 +776,9 @@ func (d *Detector) note(node string, s *silentNode, dead bool) bool {
 	if !s.probed {
 		s.probed = true
 		d.tell()
+	}
+	if !dead {
+		s.witnessed, s.proven = time.Time{}, false
 	}
 	if s.answers = !dead; d.alone() != wasAlone {
 		d.notify()

@@ -199,6 +199,54 @@ func TestDetector_mistakes(t *testing.T) {
 			lives: "b", dead: "a",
 		},
 		{
+			name: "the last one on the segment dies soon after another one",
+			before: func(s segment) {
+				s.hear("a b")
+				s.answer(false, "a")
+				s.miss("a")
+				<-time.After(8700 * time.Millisecond)
+				s.answer(false, "b")
+				<-time.After(300 * time.Millisecond)
+			},
+			do:   func(s segment) { s.miss("b") },
+			dead: "a",
+		},
+		{
+			name: "this node is cut off, and one whose hellos may pause is silent later",
+			before: func(s segment) {
+				s.hear("a b c")
+				s.cut("a b c")
+				s.hear("c") // its speaker is replaced
+				<-time.After(8 * time.Second)
+				s.miss("c")
+				<-time.After(time.Second)
+			},
+			do: func(s segment) {
+				s.hear("a")
+				s.answer(true, "a b c")
+			},
+			lives: "b",
+		},
+		{
+			name: "it answers again while this node is cut off from others",
+			before: func(s segment) {
+				s.hear("a b")
+				s.answer(false, "b")
+				s.miss("b")
+				<-time.After(4 * time.Second)
+				s.answer(true, "b")
+				<-time.After(3 * time.Second)
+				s.Ready("b")
+			},
+			do: func(s segment) {
+				s.cut("a b")
+				<-time.After(2 * time.Second)
+				s.answer(true, "a b")
+				s.hear("a b")
+			},
+			lives: "b",
+		},
+		{
 			name: "all others on the segment are dead, and one beyond it answers",
 			before: func(s segment) {
 				s.hear("a b")
