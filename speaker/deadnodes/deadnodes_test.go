@@ -2,10 +2,12 @@ package deadnodes
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -524,4 +526,64 @@ func TestDetector_overdueAgain(t *testing.T) {
 			t.Error("a node that answers is suspected")
 		}
 	})
+}
+
+// A node that was without hellos for long, and lived, dies. Eight of those that heard it notice that
+// at once, and tell the others; all ask it no more often than they must.
+func TestDetector_diesLater(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		peers   int
+		without time.Duration // hellos, before it dies
+		most    int           // questions of this node in a minute
+		within  time.Duration // its death is known
+		tells   bool
+	}{
+		{"on a small segment", 2, 2 * time.Minute, 66, 1200 * time.Millisecond, true},
+		{"so long after that nobody spoke of it any more", 2, time.Hour, 66, 1200 * time.Millisecond, true},
+		{"on a large segment, where others tell", 200, 2 * time.Minute, 7, 200 * time.Millisecond, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				rack := &rackOf{answers: map[string]bool{}}
+				var asked atomic.Int32
+				d, end := rack.asked(t)
+				defer end()
+				answers := d.answers
+				d.answers = func(ctx context.Context, node string) bool {
+					if node == "a" {
+						asked.Add(1)
+					}
+					return answers(ctx, node)
+				}
+				rack.set("a", true)
+				for i := range c.peers {
+					rack.set(fmt.Sprint("n", i), true)
+					d.Heard(fmt.Sprint("n", i), "eth0")
+				}
+				d.Heard("a", "eth0")
+				d.Silent("a", "eth0", true)
+				<-time.After(c.without)
+				asked.Store(0)
+				<-time.After(time.Minute - 4500*time.Millisecond) // not when all ask
+				if n := int(asked.Load()); n > c.most {
+					t.Errorf("it was asked %d times in a minute", n)
+				}
+				rack.set("a", false)
+				begun := time.Now()
+				if !c.tells {
+					d.NoticeSilent("a")
+				}
+				for !d.Lost()["a"] && time.Since(begun) < time.Minute {
+					<-time.After(10 * time.Millisecond)
+				}
+				if took := time.Since(begun); took > c.within {
+					t.Errorf("it is known after %s", took)
+				}
+				if tells := slices.Contains(d.News(), "a"); tells != c.tells {
+					t.Errorf("this node tells of it: %t", tells)
+				}
+			})
+		})
+	}
 }

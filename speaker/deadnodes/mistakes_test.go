@@ -1,6 +1,7 @@
 package deadnodes
 
 import (
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -120,13 +121,19 @@ func TestDetector_mistakes(t *testing.T) {
 		{
 			name: "another one has no speaker, and is asked seldom",
 			before: func(s segment) {
-				s.hear("a b c")
+				var many []string // on a small segment it is asked each second
+				for i := range 50 {
+					many = append(many, fmt.Sprint("n", i))
+				}
+				others := "b c " + strings.Join(many, " ")
+				s.answer(true, others)
+				s.hear("a " + others)
 				s.Silent("a", "eth0", true)
 				<-time.After(63 * time.Second)
 				s.answer(false, "a")
-				s.cut("b c")
+				s.cut(others)
 				<-time.After(2 * time.Second)
-				s.answer(true, "a b c")
+				s.answer(true, "a "+others)
 				s.hear("c")
 			},
 			lives: "b",

@@ -27,8 +27,8 @@ type Silence struct {
 
 // Silences returns those nodes that fell silent without a word and whose kernels do not answer, or
 // were not asked yet: the newest silence first. A silence ends when the node is heard, or answers,
-// or after five minutes. There are none while Alone: then this node may be the silent one. Of many
-// nodes on a segment, eight tell of each silence.
+// or after five minutes since its kernel last ceased to answer. There are none while Alone: then
+// this node may be the silent one. Of many nodes on a segment, eight tell of each silence.
 func (d *Detector) Silences() []Silence {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -37,7 +37,8 @@ func (d *Detector) Silences() []Silence {
 	}
 	var found []Silence
 	for node, s := range d.silent {
-		if (s.suspect || s.dead) && time.Since(s.since) < newsFor && d.tells(node, s) {
+		isNew := time.Since(s.since) < newsFor || time.Since(d.stopped[node]) < newsFor
+		if (s.suspect || s.dead) && isNew && d.tells(node, s) {
 			found = append(found, Silence{Node: node, Since: s.since, Interfaces: s.on, Probed: s.probed})
 		}
 	}
@@ -45,6 +46,13 @@ func (d *Detector) Silences() []Silence {
 		return cmp.Or(b.Since.Compare(a.Since), cmp.Compare(a.Node, b.Node))
 	})
 	return found
+}
+
+// mayTell reports whether this node is to tell when a silent one dies.
+func (d *Detector) mayTell(node string, s *silentNode) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.tells(node, s)
 }
 
 // tells reports whether this node is one of those that tell of a silence: of all that may have
