@@ -54,6 +54,7 @@ type Driver struct {
 	received chan Notice  // for watch
 	heard    atomic.Int64 // how many datagrams came from others
 	back     async.Signal // this node serves, perhaps after others thought that it does not
+	others   chan string  // for tell: nodes that serve, perhaps since a moment ago
 }
 
 // New returns a Driver without keys, which tells and believes nothing.
@@ -66,7 +67,10 @@ func New(c Config) (*Driver, error) {
 	if err != nil || port == 0 {
 		return nil, fmt.Errorf("listen for notices at %q: the port must be a number from 1 to 65535", c.Listen)
 	}
-	return &Driver{Config: c, port: uint16(port), received: make(chan Notice, mostUnread), back: async.NewSignal()}, nil
+	return &Driver{
+		Config: c, port: uint16(port), received: make(chan Notice, mostUnread), back: async.NewSignal(),
+		others: make(chan string, mostUnread),
+	}, nil
 }
 
 // SetKeys sets the keys that notices are signed with.
@@ -133,6 +137,10 @@ func (d *Driver) read(conn *net.UDPConn) error {
 			d.Dead.NoticeSilent(notice.Node)
 		case Serves:
 			d.Dead.NoticeServes(notice.Node)
+			select {
+			case d.others <- notice.Node:
+			default: // it says so again
+			}
 		default:
 			if notice.Kind == Ask && d.serves() {
 				d.sendTo(conn, Notice{Kind: Answer, Number: notice.Number, Node: d.Node}, notice.Node)
@@ -149,7 +157,7 @@ func (d *Driver) serves() bool { return d.ready.Load() && d.Serves() }
 
 // tell tells others until the context ends.
 func (d *Driver) tell(ctx context.Context, conn *net.UDPConn) {
-	known := ledger{}
+	known, met := ledger{}, greeted{}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -160,6 +168,11 @@ func (d *Driver) tell(ctx context.Context, conn *net.UDPConn) {
 		case <-d.Dead.NewsChanged():
 		case <-d.back:
 			known.serves(d.Node, time.Now())
+		case node := <-d.others:
+			for _, n := range met.greet(known, node, time.Now()) {
+				d.sendTo(conn, n, node)
+			}
+			continue
 		}
 		now := time.Now()
 		known.update(now, d.Dead.News(), d.Dead.Serves)

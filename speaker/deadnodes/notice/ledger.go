@@ -16,6 +16,8 @@ const (
 	repeatEvery = 10 * time.Second
 	// forgetAfter is how long it may take until who was silent serves, for others to be told.
 	forgetAfter = time.Hour
+	// greetEvery is how often one node is told anew. It says a few times that it serves.
+	greetEvery = time.Second
 )
 
 // ledger says what is to be told when. It is pure: the caller has the clock.
@@ -78,4 +80,22 @@ func (l ledger) take(now time.Time) (send []Notice, next time.Time) {
 		}
 	}
 	return send, next
+}
+
+// greeted says when nodes were last told all, as they began.
+type greeted map[string]time.Time
+
+// greet returns what a node is to be told that says that it serves: it may not know who died before.
+func (g greeted) greet(l ledger, node string, now time.Time) (send []Notice) {
+	maps.DeleteFunc(g, func(_ string, at time.Time) bool { return now.Sub(at) >= greetEvery })
+	if _, ok := g[node]; ok {
+		return nil
+	}
+	g[node] = now
+	for _, silent := range slices.Sorted(maps.Keys(l)) {
+		if t := l[silent]; t.kind == Silent && !t.over && silent != node {
+			send = append(send, Notice{Kind: Silent, Node: silent})
+		}
+	}
+	return send
 }

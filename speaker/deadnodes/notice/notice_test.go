@@ -71,6 +71,36 @@ func FuzzOpen(f *testing.F) {
 	})
 }
 
+// Who has just begun is told of all that are silent, but not of itself, and not for each datagram.
+func TestLedger_greets(t *testing.T) {
+	l, now := ledger{}, at(0)
+	l.update(now, []string{"a", "b", "c", "d"}, nil)
+	l.update(now, []string{"a", "b", "d"}, func(node string) bool { return false })
+	l.serves("e", now)
+	g := greeted{}
+	for _, c := range []struct {
+		node  string
+		after time.Duration
+		want  string
+	}{
+		{"x", 0, "silent a, silent b, silent d"},
+		{"a", 0, "silent b, silent d"},
+		{"x", greetEvery - 1, ""},
+		{"x", greetEvery, "silent a, silent b, silent d"},
+	} {
+		var got []string
+		for _, n := range g.greet(l, c.node, now.Add(c.after)) {
+			got = append(got, fmt.Sprint(n.Kind, " ", n.Node))
+		}
+		if text := strings.Join(got, ", "); text != c.want {
+			t.Errorf("%s after %s: %s, want %s", c.node, c.after, text, c.want)
+		}
+	}
+	if g.greet(l, "y", now.Add(time.Minute)); len(g) != 1 {
+		t.Errorf("%d are remembered", len(g))
+	}
+}
+
 // A silence is told often at first, and on and on; that a node serves again is told a few times.
 func TestLedger(t *testing.T) {
 	l, begun := ledger{}, time.Unix(0, 0)
@@ -226,6 +256,29 @@ func TestDriver(t *testing.T) {
 	until(t, "the victim is dead for who never heard it", func() bool { return learns.Lost()[victim] })
 	if silences := learns.Silences(); len(silences) > 0 {
 		t.Errorf("it tells what it was told: %v", silences)
+	}
+}
+
+// A speaker that begins learns soon who died while it was away, though notices are seldom by then.
+func TestDriver_begins(t *testing.T) {
+	t.Parallel() // it waits for most of the time
+	const witness, victim, late = "n0", "n1", "n2"
+	rack := newFarm(t, func(node string) []netip.Addr {
+		if node == victim {
+			return []netip.Addr{nowhere}
+		}
+		return []netip.Addr{loopback(node)}
+	}, 3)
+	hears, _, _ := rack.begin(t, witness)
+	hears.Heard(victim, "eth0")
+	hears.Heard("n9", "eth0")
+	hears.Silent(victim, "eth0", false)
+	<-time.After(repeats[len(repeats)-1] + 200*time.Millisecond)
+	begun := time.Now()
+	learns, _, _ := rack.begin(t, late)
+	until(t, "it knows who is dead", func() bool { return learns.Lost()[victim] })
+	if took := time.Since(begun); took > repeatEvery/2 {
+		t.Errorf("it took %s", took)
 	}
 }
 
