@@ -22,9 +22,9 @@ const (
 	// aheadFor is how long a node that did not answer when its message was overdue may take to fall
 	// silent: an interval between messages of segments with a thousand nodes.
 	aheadFor = 2 * time.Second
-	// A node that answers as before for so many questions is asked ten times less often. But those that
-	// tell all others of its death go on to ask one that answers: if each of hundreds did, it would get
-	// as many connections each second.
+	// A node that answers as before for so many questions is asked ten times less often. But those
+	// that tell all others of its death go on to ask one that answers: if each of hundreds did, it
+	// would get as many connections each second.
 	manyQuestions = 60
 	// together is within which time nodes fall silent for one reason: this node does not hear.
 	together = 10 * time.Second

@@ -15,8 +15,8 @@ const (
 	// hesitates is how long a kernel that lives takes to answer at most: until then nobody is told
 	// that a ward does not answer, as when its speaker is replaced.
 	hesitates = 50 * time.Millisecond
-	// wardsMiss is how long after others fell silent a ward must still answer, to say that this node is
-	// not cut off: from one that is, wards have missed five questions by then.
+	// wardsMiss is how long after others fell silent a ward must still answer, to say that this node
+	// is not cut off: one that is has missed five answers by then.
 	wardsMiss = 300 * time.Millisecond
 )
 

@@ -16,7 +16,7 @@ const (
 	repeatEvery = 10 * time.Second
 	// forgetAfter is how long it may take until who was silent serves, for others to be told.
 	forgetAfter = time.Hour
-	// greetEvery is how often one node is told anew. It says a few times that it serves.
+	// greetEvery is how often one node is told all. It says a few times that it serves.
 	greetEvery = time.Second
 )
 
@@ -85,7 +85,8 @@ func (l ledger) take(now time.Time) (send []Notice, next time.Time) {
 // greeted says when nodes were last told all, as they began.
 type greeted map[string]time.Time
 
-// greet returns what a node is to be told that says that it serves: it may not know who died before.
+// greet returns what a node is to be told that says that it serves: it may not know who died
+// before.
 func (g greeted) greet(l ledger, node string, now time.Time) (send []Notice) {
 	maps.DeleteFunc(g, func(_ string, at time.Time) bool { return now.Sub(at) >= greetEvery })
 	if _, ok := g[node]; ok {
