@@ -716,7 +716,7 @@ func (d *Detector) prove(ctx context.Context, s *silentNode) {
 func (d *Detector) witness(s *silentNode) string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if s.proven || d.justJoined() {
+	if s.proven {
 		return ""
 	}
 	for peer, on := range d.heard {

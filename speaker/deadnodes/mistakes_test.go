@@ -224,13 +224,15 @@ func TestDetector_mistakes(t *testing.T) {
 				s.hear("a b c")
 				s.cut("a b c")
 				s.hear("c") // its speaker is replaced
-				<-time.After(8 * time.Second)
+				<-time.After(6 * time.Second)
 				s.miss("c")
 				<-time.After(time.Second)
 			},
 			do: func(s segment) {
+				s.answer(true, "a c")
 				s.hear("a")
-				s.answer(true, "a b c")
+				<-time.After(time.Second)
+				s.answer(true, "b")
 			},
 			lives: "b",
 		},
@@ -277,8 +279,29 @@ func TestDetector_mistakes(t *testing.T) {
 			do: func(s segment) {
 				s.miss("a b")
 				s.Ward("far", true) // its answer was on its way
-				<-time.After(100 * time.Millisecond)
+				<-time.After(250 * time.Millisecond)
 				s.Ward("far", false)
+			},
+			lives: "b",
+		},
+		{
+			name: "after a minute a node beyond the segment is the first to answer",
+			before: func(s segment) {
+				s.hear("a b")
+				s.watch(time.Second, "far")
+				s.answer(false, "far")
+				s.cut("a b")
+				s.Ward("far", false)
+				s.CutOff(true)
+				<-time.After(time.Minute)
+				s.answer(true, "far")
+				s.Ward("far", true)
+				s.CutOff(false)
+			},
+			do: func(s segment) {
+				s.watch(time.Second, "far")
+				s.answer(true, "a b")
+				s.hear("a b")
 			},
 			lives: "b",
 		},
