@@ -73,10 +73,10 @@ func (m *model) apply(c changes) error {
 
 // decidesAlike reports whether packets find in a slot whom they found before. Its marks may change,
 // and if all ranks are taken, who is remembered in the last ones: another Service that joins the
-// table brings who was first in its own.
+// table brings who was first in its own, and who was is forgotten one day.
 func decidesAlike(was, is decide.Slot) bool {
 	stay := decide.Ranks
-	if last, _ := is.At(decide.Ranks - 1); last != decide.Nobody && is.Moved() {
+	if last, _ := is.At(decide.Ranks - 1); last != decide.Nobody && (is.Moved() || was.Moved()) {
 		stay = 2
 	}
 	for i := range stay {
