@@ -309,6 +309,20 @@ func (s *Snapshot) BGPFor(address netip.Addr, services ...labels.Set) []*RouteAn
 	return found
 }
 
+// Aggregates returns all aggregates that an address could be announced in, whatever
+// RouteAnnouncements select.
+func (s *Snapshot) Aggregates(address netip.Addr) []netip.Prefix {
+	var found []netip.Prefix
+	for _, a := range s.routes {
+		for _, p := range s.Prefixes(a, address) {
+			if !p.IsSingleIP() && !slices.Contains(found, p) {
+				found = append(found, p)
+			}
+		}
+	}
+	return found
+}
+
 // Prefixes returns what the announcement announces for an address: the aggregate that contains it,
 // if all of that is in the address's pool, the address, or both.
 func (s *Snapshot) Prefixes(a *RouteAnnouncement, address netip.Addr) []netip.Prefix {

@@ -20,6 +20,7 @@ import (
 	"github.com/berth-lb/berth/bgp"
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/candidate"
+	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/config/retain"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/internal/liveness"
@@ -368,8 +369,10 @@ func (p *planner) do(t task) {
 	case nextChanged:
 		p.reviewNext(t.pool)
 	case networkChanged:
-		if p.reviewUsed() {
-			p.replan()
+		if before, changed := p.reviewUsed(); changed {
+			p.replanUsed(before)
+			p.reviewAllNext()
+			p.reporter.poke()
 		}
 	case freshnessChanged:
 		p.reviewFreshness()
@@ -382,9 +385,10 @@ func (p *planner) do(t task) {
 	case nodesChanged:
 		p.reviewAddresses()
 		p.reviewPods()
-		nodes, used := p.nodes(), p.reviewUsed()
+		nodes := p.nodes()
+		before, used := p.reviewUsed()
 		if used || !reflect.DeepEqual(nodes, p.world.Nodes) {
-			p.nodesChanged(nodes, used)
+			p.nodesChanged(nodes, before)
 			p.reviewState()
 			p.rebalanceAgain()
 		}
@@ -414,16 +418,23 @@ func (p *planner) do(t task) {
 }
 
 // nodesChanged plans again what depends on what changed. Of other nodes that is only for which
-// addresses they are candidates.
-func (p *planner) nodesChanged(nodes map[string]plan.Node, used bool) {
+// addresses they are candidates, and which they use; before is what was in use elsewhere.
+func (p *planner) nodesChanged(nodes map[string]plan.Node, before *inuse.Set) {
 	self := !reflect.DeepEqual(nodes[p.Node], p.world.Nodes[p.Node])
 	p.world.Nodes = nodes
 	changes := p.world.Electorates.Renew(nodes)
-	switch {
-	case used || self:
+	if self {
 		p.replan()
-	case len(changes) > 0:
+		return
+	}
+	used := before != p.world.Used
+	if used {
+		p.replanUsed(before)
+	}
+	if len(changes) > 0 {
 		p.elect(changes)
+	}
+	if used || len(changes) > 0 {
 		p.reviewAllNext()
 		p.reporter.poke()
 	}

@@ -6,6 +6,7 @@ import (
 
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -87,13 +88,21 @@ func sliceOn(svc *corev1.Service, nodes ...string) *discoveryv1.EndpointSlice {
 // numberedNode returns the node of a number, from 0; that of 0 is this node.
 func numberedNode(i int) *corev1.Node {
 	name := fmt.Sprintf("n%d", i+1)
-	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{
 		"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64", "rack": "a",
 	}}}
+	uses(n, fmt.Sprintf("172.30.%d.%d", i/256, i%256), fmt.Sprintf("10.%d.%d.0/24", 128+i/256, i%256))
+	return n
 }
 
-// BenchmarkNodeChange is what a speaker computes when a label of another node changes, beside
-// 10 000 groups. It must not grow with nodes times groups.
+// uses gives a node an address and a range for its pods.
+func uses(n *corev1.Node, address, pods string) {
+	n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: address}}
+	n.Spec.PodCIDRs = []string{pods}
+}
+
+// BenchmarkNodeChange is what a speaker computes when a label of another node changes, or the range
+// of its pods, beside 10 000 groups. It must not grow with nodes times groups.
 func BenchmarkNodeChange(b *testing.B) {
 	for _, nodes := range []int{3, 50, 500} {
 		n := largeNode(b, nodes, 10_000)
@@ -101,19 +110,92 @@ func BenchmarkNodeChange(b *testing.B) {
 		if got := len(n.l2.synced); got != 10_000 {
 			b.Fatalf("%d addresses are announced", got)
 		}
-		for _, c := range []struct{ name, label string }{{"nobody reads it", "note"}, {"a selector reads it", "rack"}} {
+		label := func(name string) func(*corev1.Node, bool) {
+			return func(n *corev1.Node, odd bool) {
+				if n.Labels[name] = "b"; odd {
+					n.Labels[name] = "a"
+				}
+			}
+		}
+		for _, c := range []struct {
+			name   string
+			change func(n *corev1.Node, odd bool)
+		}{
+			{"nobody reads it", label("note")},
+			{"a selector reads it", label("rack")},
+			{"range of its pods", func(n *corev1.Node, odd bool) {
+				if odd {
+					n.Spec.PodCIDRs = nil
+				}
+			}},
+		} {
 			b.Run(fmt.Sprintf("%d nodes/%s", nodes, c.name), func(b *testing.B) {
 				b.ReportAllocs()
-				values := []string{"b", "a"}
 				for i := 0; b.Loop(); i++ {
 					changed := numberedNode(1)
-					changed.Labels[c.label] = values[i%2]
+					c.change(changed, i%2 == 1)
 					if err := nodesOf(n.sources).Update(changed); err != nil {
 						b.Fatal(err)
 					}
 					n.do(task{kind: nodesChanged})
 				}
 			})
+		}
+	}
+}
+
+// aggregated returns a RouteAnnouncement of /28s.
+func aggregated() *v1alpha1.RouteAnnouncement {
+	a := v1alpha1test.SelectsAll(&v1alpha1.RouteAnnouncement{ObjectMeta: named("aggregated")})
+	a.Spec.Aggregation = &v1alpha1.Aggregation{IPv4PrefixLength: 28}
+	return a
+}
+
+// A node that joins, gets a range for its pods, or leaves has those groups planned again whose
+// addresses it uses, or whose aggregates hold what it uses; the others are told who may own them.
+func TestNodesChange_used(t *testing.T) {
+	n := largeNode(t, 3, 40)
+	if err := n.sources.routes.GetStore().Add(aggregated()); err != nil {
+		t.Fatal(err)
+	}
+	n.begin()
+	store := nodesOf(n.sources)
+	joins := func(address, pods string) *corev1.Node {
+		o := numberedNode(3)
+		uses(o, address, pods)
+		return o
+	}
+	for _, step := range []struct {
+		name string
+		node *corev1.Node
+		do   func(any) error
+		want [][2]int // the first and the last of Services that are planned again
+	}{
+		{"joins with nothing of ours", joins("172.30.0.3", ""), store.Add, nil},
+		{"gets a range of nothing of ours", joins("172.30.0.3", "10.128.3.0/24"), store.Update, nil},
+		{"gets a range of the last /28", joins("172.30.0.3", "10.0.0.44/30"), store.Update, [][2]int{{31, 39}}},
+		{"gets an address of that, too", joins("10.0.0.40", "10.0.0.44/30"), store.Update, [][2]int{{39, 39}}},
+		{"gets one of the first", joins("10.0.0.5", "10.0.0.44/30"), store.Update, [][2]int{{0, 14}, {39, 39}}},
+		{"leaves", joins("10.0.0.5", "10.0.0.44/30"), store.Delete, [][2]int{{0, 14}, {31, 39}}},
+	} {
+		clear(n.dataplane.synced)
+		if err := step.do(step.node); err != nil {
+			t.Fatal(err)
+		}
+		n.do(task{kind: nodesChanged})
+		var want []string
+		for _, some := range step.want {
+			for i := some[0]; i <= some[1]; i++ {
+				want = append(want, fmt.Sprintf("team-%d/service-%d", i, i))
+			}
+		}
+		slices.Sort(want)
+		if got := slices.Sorted(maps.Keys(n.dataplane.synced)); !slices.Equal(got, want) {
+			t.Errorf("a node %s: planned are %v, want %v", step.name, got, want)
+		}
+		_, joined := n.world.Nodes[step.node.Name]
+		if got := slices.Contains(n.l2.synced[netip.MustParseAddr("10.0.0.2")].Candidates, "n4"); got != joined {
+			t.Errorf("a node %s: a candidate for other addresses: %t, want %t", step.name, got, joined)
 		}
 	}
 }
@@ -130,12 +212,18 @@ func TestNodesChange(t *testing.T) {
 	if err := n.sources.segments.GetStore().Add(preferring); err != nil {
 		t.Fatal(err)
 	}
+	if err := n.sources.routes.GetStore().Add(aggregated()); err != nil {
+		t.Fatal(err)
+	}
 	n.begin()
 	r := rand.New(rand.NewPCG(1, 2))
 	for step := range 300 {
 		changed := numberedNode(r.IntN(nodes))
 		changed.Labels["rack"] = []string{"a", "b", "c"}[r.IntN(3)]
 		changed.Labels["fast"] = []string{"a", "b"}[r.IntN(2)]
+		if r.IntN(3) == 0 {
+			uses(changed, fmt.Sprintf("10.0.0.%d", r.IntN(64)), fmt.Sprintf("10.0.0.%d/30", r.IntN(64)))
+		}
 		if r.IntN(4) == 0 {
 			changed.Labels[corev1.LabelNodeExcludeBalancers] = ""
 		}

@@ -13,8 +13,9 @@ import (
 
 // This file is the planner's part in addresses that are in use elsewhere.
 
-// reviewUsed learns which addresses are in use elsewhere, and reports whether that changed.
-func (p *planner) reviewUsed() bool {
+// reviewUsed learns which addresses are in use elsewhere, and reports whether that changed. Before
+// is the Set until now: still the one of the world if nothing changed.
+func (p *planner) reviewUsed() (before *inuse.Set, changed bool) {
 	network := p.localnet.Current()
 	p.reporter.setNetwork(reportedNetwork(network, p.world.Snapshot))
 	p.steering.SetInterfaces(steer.Interfaces(network, p.pods()))
@@ -25,12 +26,19 @@ func (p *planner) reviewUsed() bool {
 		PodCIDRs:  p.PodCIDRs,
 		Speakers:  []*v1alpha1.Speaker{ownNetwork(p.Node, network)},
 	})
-	if used.Equal(p.world.Used) {
-		return false
+	before = p.world.Used
+	if used.Equal(before) {
+		return before, false
 	}
 	p.world.Used = used
 	p.unserved.SetUsed(used)
-	return true
+	return before, true
+}
+
+// replanUsed plans the groups again whose addresses or aggregates are used otherwise than before.
+// Each node that joins or leaves changes what is in use, and nearly always nothing of ours.
+func (p *planner) replanUsed(before *inuse.Set) {
+	p.plan(p.groups.With(func(a netip.Addr) bool { return p.world.UsedOtherwise(a, before) })...)
 }
 
 // peerAddresses returns the addresses of BGP peers, also of those that other nodes have.

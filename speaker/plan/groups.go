@@ -123,6 +123,17 @@ func (g *Groups) At(address netip.Addr) []Group {
 	return g.Of(g.holders[address]...)
 }
 
+// With returns the groups that have an address of these.
+func (g *Groups) With(these func(netip.Addr) bool) []Group {
+	var services []string
+	for address, holders := range g.holders {
+		if these(address) {
+			services = append(services, holders...)
+		}
+	}
+	return g.Of(services...)
+}
+
 // Of returns the groups of these Services. The ID of a group is the name of one of its own.
 func (g *Groups) Of(services ...string) []Group {
 	var all []Group

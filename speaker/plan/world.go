@@ -1,6 +1,9 @@
 package plan
 
 import (
+	"net/netip"
+	"slices"
+
 	"github.com/berth-lb/berth/config"
 	"github.com/berth-lb/berth/config/inuse"
 	"github.com/berth-lb/berth/l2/election"
@@ -35,3 +38,13 @@ const zoneLabel = "topology.kubernetes.io/zone"
 
 // zone returns that of this node; empty: it is in none.
 func (w World) zone() string { return w.Nodes[w.Self].Labels[zoneLabel] }
+
+// UsedOtherwise reports whether an address, or an aggregate that it may be announced in, is in
+// another use elsewhere than in the set of before.
+func (w World) UsedOtherwise(address netip.Addr, before *inuse.Set) bool {
+	was, _ := before.Of(address)
+	is, _ := w.Used.Of(address)
+	return was != is || slices.ContainsFunc(w.Snapshot.Aggregates(address), func(p netip.Prefix) bool {
+		return before.Overlaps(p) != w.Used.Overlaps(p)
+	})
+}
