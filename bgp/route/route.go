@@ -5,6 +5,7 @@ package route
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/berth-lb/berth/bgp/community"
@@ -19,6 +20,11 @@ type Route struct {
 	Peers []string
 	// Attributes that these peers are told.
 	Attributes
+}
+
+// Equal reports whether both say the same.
+func (r Route) Equal(o Route) bool {
+	return r.Prefix == o.Prefix && slices.Equal(r.Peers, o.Peers) && r.Attributes.Equal(o.Attributes)
 }
 
 // Desired is everything one group wants announced. A prefix may come several times, for different

@@ -1,7 +1,9 @@
 package election
 
 import (
+	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"time"
 )
@@ -27,6 +29,19 @@ type Desired struct {
 	Needs Capabilities
 	// Exempt nodes need none; ascending.
 	Exempt []string
+}
+
+// Equal reports whether both say the same. Lists of nodes are mostly the same memory: those are not
+// read.
+func (d Desired) Equal(o Desired) bool {
+	return d.Announced == o.Announced && d.Rank == o.Rank && d.Needs == o.Needs &&
+		equal(d.Interfaces, o.Interfaces) && equal(d.Candidates, o.Candidates) && equal(d.Exempt, o.Exempt) &&
+		(reflect.ValueOf(d.Preferred).Pointer() == reflect.ValueOf(o.Preferred).Pointer() ||
+			maps.Equal(d.Preferred, o.Preferred))
+}
+
+func equal(a, b []string) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.Equal(a, b))
 }
 
 // Suits reports whether a node with these capabilities may own the address.

@@ -112,13 +112,21 @@ func TestWants(t *testing.T) {
 
 func TestRemote_saysOnlyNews(t *testing.T) {
 	r := NewRemote(RemoteConfig{})
-	route := bgp.Desired{Routes: []bgp.Route{{Prefix: netip.MustParsePrefix("192.0.2.1/32")}}}
+	to := func(med uint32, peers ...string) bgp.Desired {
+		route := bgp.Route{Prefix: netip.MustParsePrefix("192.0.2.1/32"), Peers: peers}
+		route.MED = &med
+		return bgp.Desired{Routes: []bgp.Route{route}}
+	}
 	for i, c := range []struct {
 		desired bgp.Desired
 		says    bool
 	}{
 		{bgp.Desired{}, false},
-		{route, true},
+		{to(1), true},
+		{to(1), false},
+		{to(2), true},
+		{to(2, "tor"), true},
+		{to(2, "tor"), false},
 		{bgp.Desired{}, true},
 		{bgp.Desired{}, false},
 	} {

@@ -94,22 +94,21 @@ func (r *Remote) change(do func(*wants, *unsaid)) {
 	r.wake.Notify()
 }
 
-// Sync is that of bgp.Driver.
+// Sync is that of bgp.Driver. What is wanted already is not said again: most plans come to what
+// was, and where nothing is announced by BGP that is nothing, for each Service.
 func (r *Remote) Sync(group string, desired bgp.Desired) {
 	r.mu.Lock()
-	_, had := r.wants.Groups[group]
-	r.mu.Unlock()
-	if !had && len(desired.Routes) == 0 {
-		return // as where nothing is announced by BGP, for each Service
+	defer r.mu.Unlock()
+	if slices.EqualFunc(r.wants.Groups[group].Routes, desired.Routes, bgp.Route.Equal) {
+		return
 	}
-	r.change(func(w *wants, u *unsaid) {
-		if len(desired.Routes) > 0 {
-			w.Groups[group] = desired
-		} else {
-			delete(w.Groups, group)
-		}
-		u.groups[group] = true
-	})
+	if len(desired.Routes) > 0 {
+		r.wants.Groups[group] = desired
+	} else {
+		delete(r.wants.Groups, group)
+	}
+	r.unsaid.groups[group] = true
+	r.wake.Notify()
 }
 
 // SyncPeers is that of bgp.Driver.

@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"testing"
 
@@ -84,6 +86,12 @@ func TestEverythingIsSaidOnEachConnection(t *testing.T) {
 		}
 	}
 	// What changes costs what it is.
+	r.Sync(a, l2.Desired{Announced: true, Interfaces: []string{""}, Candidates: slices.Clone(many), Rank: a.String(),
+		Preferred: maps.Clone(r.want.desired[a].Preferred)})
+	r.Sync(address("10.9.9.9"), l2.Desired{})
+	if o, more := r.next(); more {
+		t.Errorf("order %+v after nothing changed", o)
+	}
 	r.Sync(a, l2.Desired{})
 	o, more := r.next()
 	if !more || len(o.Desired) != 1 || o.Desired[a].Announced || len(o.Terms) > 0 || o.Identity != nil || o.Complete {

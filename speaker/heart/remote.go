@@ -110,17 +110,21 @@ func (r *Remote) change(do func()) {
 	r.wake.Notify()
 }
 
-// Sync is that of l2.Driver.
+// Sync is that of l2.Driver. What is wanted already is not said again: most plans come to what was.
 func (r *Remote) Sync(a netip.Addr, d l2.Desired) {
 	a = a.Unmap().WithZone("")
-	r.change(func() {
-		if d.Announced {
-			r.want.desired[a] = d
-		} else {
-			delete(r.want.desired, a)
-		}
-		r.unsaid.desired[a] = true
-	})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch was, wanted := r.want.desired[a]; {
+	case wanted && was.Equal(d), !wanted && !d.Announced:
+		return
+	case d.Announced:
+		r.want.desired[a] = d
+	default:
+		delete(r.want.desired, a)
+	}
+	r.unsaid.desired[a] = true
+	r.wake.Notify()
 }
 
 // Anticipate is that of l2.Driver.
