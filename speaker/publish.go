@@ -13,18 +13,59 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
+// Pauses between reports, and after one that was not taken.
+const (
+	shortestPause = 300 * time.Millisecond
+	longestPause  = 5 * time.Second
+	firstAgain    = 3 * time.Second
+	lastAgain     = 30 * time.Second
+)
+
+// pace is how long after a report the next one may follow. The pauses double while changes go on:
+// when all sessions of all nodes go down one by one, the API server would have a report of each
+// node for each.
+type pace struct {
+	pause time.Duration // after the last report
+	last  time.Time     // when it was written
+	again time.Duration // after the last failure, if nothing was written since
+}
+
+// after returns the pause after a report was written, or had nothing new to write.
+func (p *pace) after(written bool, now time.Time) time.Duration {
+	p.again = 0
+	if !written {
+		return shortestPause
+	}
+	if now.Sub(p.last) > 2*p.pause { // it was quiet after the pause for as long as that
+		p.pause = 0
+	}
+	p.pause, p.last = min(max(2*p.pause, shortestPause), longestPause), now
+	return p.pause
+}
+
+// shortest returns how long the next report has to wait at least.
+func (p *pace) shortest(now time.Time) time.Duration {
+	return max(0, shortestPause-now.Sub(p.last))
+}
+
+// afterFailure returns the pause after a report could not be written.
+func (p *pace) afterFailure() time.Duration {
+	p.again = min(max(2*p.again, firstAgain), lastAgain)
+	return p.again
+}
+
 // write writes the status of this node's Speaker if it differs from what was written last, and
-// makes the object if there is none.
-func (r *reporter) write(ctx context.Context) error {
+// makes the object if there is none. It reports whether it wrote the status.
+func (r *reporter) write(ctx context.Context) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, writeAtMost)
 	defer cancel()
 	r.unserved.SetConflicts(r.foreign.addresses(time.Now())) // without those that are over
 	if err := r.findWritten(ctx); err != nil {
-		return fmt.Errorf("Speaker %s: %w", r.Node, err)
+		return false, fmt.Errorf("Speaker %s: %w", r.Node, err)
 	}
 	status := r.compose(r.written.Status.Conditions, r.written.Generation)
 	if !r.lag.due(r.written.Status, status, time.Now()) {
-		return nil
+		return false, nil
 	}
 	desired := r.written.DeepCopy()
 	desired.TypeMeta = typeMeta("Speaker")
@@ -32,11 +73,11 @@ func (r *reporter) write(ctx context.Context) error {
 	written, err := r.Berth.Speakers.UpdateStatus(ctx, desired, metav1.UpdateOptions{})
 	if err != nil {
 		r.written = nil // read it again
-		return fmt.Errorf("status of Speaker %s: %w", r.Node, err)
+		return false, fmt.Errorf("status of Speaker %s: %w", r.Node, err)
 	}
 	written.Status = status // as we compare it
 	r.written = written
-	return nil
+	return true, nil
 }
 
 // lagAtMost is how long numbers may be a little behind in what is written.

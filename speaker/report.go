@@ -2,6 +2,7 @@ package speaker
 
 import (
 	"context"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
@@ -23,18 +24,17 @@ import (
 	"github.com/berth-lb/berth/speaker/rival"
 )
 
-// Pace of reports: a report is written when something changed, at most this often,
-// and compared with what is known this often although nothing was observed.
+// Pace of reports: a report is written when something changed, after the pause of pace, and
+// compared with what is known this often although nothing was observed.
 const (
-	reportAtMostEvery = 300 * time.Millisecond
-	reportAtLeast     = 10 * time.Second
-	writeAtMost       = 5 * time.Second
-	eventAfter        = 700 * time.Millisecond
-	mostProblems      = 16
-	mostSegments      = 64
-	mostSessions      = 256
-	longestMessage    = 1024
-	longestNote       = 1000 // of an event; the API takes 1024
+	reportAtLeast  = 10 * time.Second
+	writeAtMost    = 5 * time.Second
+	eventAfter     = 700 * time.Millisecond
+	mostProblems   = 16
+	mostSegments   = 64
+	mostSessions   = 256
+	longestMessage = 1024
+	longestNote    = 1000 // of an event; the API takes 1024
 )
 
 // reporter tells the outside what the drivers see: the Speaker, events, logs.
@@ -299,6 +299,7 @@ func (r *reporter) publish(ctx context.Context) {
 	pause := time.NewTimer(0) // fires when a report may be written
 	defer pause.Stop()
 	due, failure := true, ""
+	var next pace
 	pass := liveness.Of(ctx, "reporter", liveness.Limit)
 	for {
 		pass.End()
@@ -315,25 +316,30 @@ func (r *reporter) publish(ctx context.Context) {
 			due = true
 		case <-r.dead.SilencesChanged():
 			due = true
+			if r.ReportSilent && failure == "" { // the controller fences by it, and every moment counts
+				pause.Reset(next.shortest(time.Now()))
+			}
 		case <-refresh.C:
 			due = true
 		case done := <-r.flushes:
 			pass.Begin()
-			done <- r.write(ctx)
+			_, err := r.write(ctx)
+			done <- err
 		case <-may:
 			pass.Begin()
 			due = false
-			pause.Reset(reportAtMostEvery)
-			switch err := r.write(ctx); {
+			switch written, err := r.write(ctx); {
 			case err == nil:
 				failure = ""
+				pause.Reset(next.after(written, time.Now()))
 			case ctx.Err() == nil:
-				if err.Error() != failure { // once, not every 3 s
+				if err.Error() != failure { // once, not each time
 					failure = err.Error()
 					r.Logger.Warn("the Speaker object was not written; will be tried again", "error", err)
 				}
 				due = true
-				pause.Reset(10 * reportAtMostEvery)
+				again := next.afterFailure()
+				pause.Reset(again + rand.N(again/2)) // not all nodes at once
 			}
 		}
 	}

@@ -2,10 +2,14 @@ package speaker
 
 import (
 	"context"
+	"io"
 	"maps"
+	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/events"
 
 	"github.com/berth-lb/berth/bgp"
@@ -353,4 +358,110 @@ func TestLag_due(t *testing.T) {
 	if l.due(written, report(498, 20, 10_000, v1alpha1.SegmentAnnouncing), begun.Add(lagAtMost)) {
 		t.Error("a restart of the past has the next one written")
 	}
+}
+
+// statusAPI takes statuses of Speakers, or refuses them, and has the times when it did.
+type statusAPI struct {
+	mu      sync.Mutex
+	refuses bool        // guarded by mu
+	asked   []time.Time // guarded by mu
+}
+
+// since forgets the times, and returns them.
+func (a *statusAPI) since(refuses bool) []time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	asked := a.asked
+	a.asked, a.refuses = nil, refuses
+	return asked
+}
+
+func (a *statusAPI) RoundTrip(r *http.Request) (*http.Response, error) {
+	answer := &http.Response{
+		StatusCode: http.StatusOK, Request: r, Header: http.Header{"Content-Type": {"application/json"}},
+		Body: io.NopCloser(strings.NewReader(`{"kind":"Speaker","apiVersion":"berth.dev/v1alpha1","metadata":{"name":"n1"}}`)),
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.refuses:
+		a.asked = append(a.asked, time.Now())
+		answer.StatusCode = http.StatusInternalServerError
+	case r.Method == http.MethodPut:
+		a.asked = append(a.asked, time.Now())
+		answer.Body = r.Body
+	}
+	return answer, nil
+}
+
+// A change is reported at once. While more of them go on, reports come less and less often; and
+// where they are refused, too.
+func TestReporter_publish_pace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := &statusAPI{}
+		n := nodeAt(t, &rest.Config{Transport: api, QPS: -1}, false)
+		n.reporter.ReportSilent = true
+		n.dead.Heard("n3", "eth0")
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { n.reporter.publish(ctx); close(done) }()
+		changes := 0
+		during := func(d time.Duration, refuses bool) (pauses []time.Duration) {
+			api.since(refuses)
+			begun := time.Now()
+			for time.Since(begun) < d {
+				changes++
+				n.reporter.complain(reasonIPVS, "d/web", strconv.Itoa(changes))
+				<-time.After(150 * time.Millisecond)
+				synctest.Wait()
+			}
+			for _, at := range api.since(refuses) {
+				pauses = append(pauses, at.Sub(begun))
+				begun = at
+			}
+			return pauses
+		}
+		start := time.Now()
+		quiet := func() { // and then not at a time when it looks without a change
+			<-time.After(time.Minute + reportAtLeast/2 - time.Since(start)%reportAtLeast)
+			synctest.Wait()
+		}
+		quiet()
+		ms := time.Millisecond
+		want := []time.Duration{0, 300 * ms, 600 * ms, 1200 * ms, 2400 * ms, 4800 * ms, 5000 * ms, 5000 * ms}
+		for range 2 {
+			if got := during(20*time.Second, false); !slices.Equal(got, want) {
+				t.Errorf("pauses %v, want %v", got, want)
+			}
+			api.since(false)
+			n.dead.Heard("n2", "eth0")
+			n.dead.Silent("n2", "eth0", false)
+			<-time.After(shortestPause)
+			synctest.Wait()
+			if asked := api.since(false); len(asked) != 1 {
+				t.Errorf("who is silent was written %d times within %s", len(asked), shortestPause)
+			}
+			n.dead.Heard("n2", "eth0")
+			quiet()
+		}
+		got := during(3*time.Minute, true)
+		least := []time.Duration{0, 3, 6, 12, 24, 30, 30}
+		if len(got) < len(least) || len(got) > len(least)+2 {
+			t.Errorf("pauses between failures: %v", got)
+		}
+		for i, pause := range got {
+			atLeast := least[min(i, len(least)-1)] * time.Second
+			if pause < atLeast || pause > atLeast*3/2 {
+				t.Errorf("pause %d is %v, want from %v up to half more", i, pause, atLeast)
+			}
+		}
+		api.since(false)
+		quiet()
+		if got := during(time.Second, false); !slices.Equal(got, want[:3]) {
+			t.Errorf("pauses %v afterwards", got)
+		}
+		cancel()
+		<-done
+		n.tasks.ShutDown()
+	})
 }
