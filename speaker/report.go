@@ -2,6 +2,7 @@ package speaker
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -46,7 +47,8 @@ type reporter struct {
 	// freshness is notified when this node becomes outdated on a segment, or is no longer.
 	freshness async.Signal
 	foreign   *conflicts
-	spend     *rate.Limiter // of events about Services
+	spend     *rate.Limiter            // of events about Services
+	sessions  map[string]*rate.Limiter // of events about BGP sessions, by their type
 
 	mu         sync.Mutex // guards what follows
 	now        v1alpha1.SpeakerState
@@ -70,10 +72,14 @@ type reporter struct {
 func newReporter(o Options, s *sources, d drivers, foreign *conflicts) *reporter {
 	return &reporter{
 		Options: o, drivers: d, sources: s, foreign: foreign,
-		changed:    async.NewSignal(),
-		freshness:  async.NewSignal(),
-		flushes:    make(chan chan error),
-		spend:      rate.NewLimiter(2, 50),
+		changed:   async.NewSignal(),
+		freshness: async.NewSignal(),
+		flushes:   make(chan chan error),
+		spend:     rate.NewLimiter(2, 50),
+		sessions: map[string]*rate.Limiter{
+			corev1.EventTypeNormal:  rate.NewLimiter(rate.Every(10*time.Second), 5),
+			corev1.EventTypeWarning: rate.NewLimiter(rate.Every(10*time.Second), 5),
+		},
 		now:        v1alpha1.SpeakerStarting,
 		complaints: map[string]v1alpha1.SpeakerProblem{},
 		services:   map[netip.Addr][]string{},
@@ -449,36 +455,13 @@ func (r *reporter) observedBGP(o bgp.Observation) {
 	r.rivals.Check()
 	switch o.Kind { // the driver logs them
 	case bgp.SessionUp:
-		if about := r.neighbor(o.Peer); about != nil {
-			r.Events.Eventf(
-				about,
-				nil,
-				corev1.EventTypeNormal,
-				string(o.Kind),
-				"Peer",
-				"node %s%s: established",
-				r.Node,
-				with(o.Router),
-			)
-		}
+		r.aboutNeighbor(o.Peer, corev1.EventTypeNormal, o.Kind, "%s: established", with(o.Router))
 	case bgp.SessionDown, bgp.SessionFailed:
 		kind := corev1.EventTypeWarning
 		if o.Intended {
 			kind = corev1.EventTypeNormal
 		}
-		if about := r.neighbor(o.Peer); about != nil {
-			r.Events.Eventf(
-				about,
-				nil,
-				kind,
-				string(o.Kind),
-				"Peer",
-				"node %s%s: %s",
-				r.Node,
-				with(o.Router),
-				o.Reason,
-			)
-		}
+		r.aboutNeighbor(o.Peer, kind, o.Kind, "%s: %s", with(o.Router), o.Reason)
 	case bgp.RouteFailed:
 		r.Logger.Warn("route is not announced", "prefix", o.Prefix, "reason", o.Reason)
 	}
@@ -486,17 +469,14 @@ func (r *reporter) observedBGP(o bgp.Observation) {
 
 // heldBack makes an event about a peer that is not dialed.
 func (r *reporter) heldBack(h rival.HeldPeer) {
-	if about := r.neighbor(h.Name); about != nil {
-		r.Events.Eventf(
-			about,
-			nil,
-			corev1.EventTypeWarning,
-			string(bgp.SessionFailed),
-			"Peer",
-			"node %s: %s",
-			r.Node,
-			h.Reason(),
-		)
+	r.aboutNeighbor(h.Name, corev1.EventTypeWarning, bgp.SessionFailed, ": %s", h.Reason())
+}
+
+// aboutNeighbor makes an event on a BGPNeighbor; when many sessions change at once, only about
+// some: the log and the Speaker have them all.
+func (r *reporter) aboutNeighbor(name, kind string, what bgp.Kind, format string, args ...any) {
+	if about := r.neighbor(name); about != nil && r.sessions[kind].Allow() {
+		r.Events.Eventf(about, nil, kind, string(what), "Peer", "node %s%s", r.Node, fmt.Sprintf(format, args...))
 	}
 }
 

@@ -130,6 +130,37 @@ func TestReporter_observe(t *testing.T) {
 	}
 }
 
+// When many sessions go down at once, some make events, and others later: the log has them all.
+func TestReporter_observe_many(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := idleNode(t)
+		if err := n.sources.peer.GetStore().Add(&v1alpha1.BGPNeighbor{ObjectMeta: named("tor")}); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { n.reporter.observe(ctx); close(done) }()
+		for _, step := range []struct {
+			after time.Duration
+			want  int
+		}{{0, 5 + 5}, {9 * time.Second, 0}, {time.Second, 1 + 1}, {time.Hour, 5 + 5}} {
+			<-time.After(step.after)
+			for range 8 {
+				n.bgp.observed <- bgp.Observation{Kind: bgp.SessionDown, Peer: "tor", Reason: "hold timer expired"}
+				n.bgp.observed <- bgp.Observation{Kind: bgp.SessionUp, Peer: "tor"}
+				n.rivals.begun <- rival.HeldPeer{Peer: bgp.Peer{Name: "tor", Address: netip.MustParseAddr("172.30.0.1")}}
+			}
+			synctest.Wait()
+			if got := n.eventsSoFar(); len(got) != step.want {
+				t.Errorf("%s later there are %d events of 24, want %d", step.after, len(got), step.want)
+			}
+		}
+		cancel()
+		<-done
+		n.tasks.ShutDown()
+	})
+}
+
 func TestReporter_compose(t *testing.T) {
 	n := idleNode(t)
 	n.l2.paths = []bfd.Status{{Peer: "tor", Err: "no route"}}
