@@ -166,7 +166,13 @@ func (c *Controller) publishNeighbors(ctx context.Context, of *compiled) error {
 	var failures []error
 	sessions := verdict.Gather(c.snapshot.Load(), *c.nodes.Load(), c.reports())
 	for _, o := range client.Stored[*v1alpha1.BGPNeighbor](c.informers.peer) {
-		describe := func(desired *v1alpha1.BGPNeighbor) { sessions[o.Name].Describe(desired) }
+		describe := func(desired *v1alpha1.BGPNeighbor) {
+			sessions[o.Name].Describe(desired)
+			if wait := c.lag.Wait(o, desired, time.Now()); wait > 0 {
+				o.Status.DeepCopyInto(&desired.Status)
+				c.publishing.AddAfter(publishSessions, wait)
+			}
+		}
 		failures = append(failures, publishOne(ctx, c, c.Berth.BGPNeighbors, "BGPNeighbor", o, of, describe))
 	}
 	return errors.Join(failures...)

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"slices"
 	"testing"
@@ -18,6 +19,8 @@ import (
 	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
+	"github.com/berth-lb/berth/controller/announcement"
+	"github.com/berth-lb/berth/controller/verdict"
 )
 
 // pools are those in the cache of a Controller, which nobody runs, with Services to reconcile.
@@ -200,6 +203,45 @@ func TestPublishOne_generations(t *testing.T) {
 		}
 		if got := meta.FindStatusCondition(w.status.Conditions, v1alpha1.ConditionReady) != nil; got != c.want {
 			t.Errorf("what was compiled %s: says whether it is ready: %t, want %t", c.name, got, c.want)
+		}
+	}
+}
+
+// The status of a BGPNeighbor may be a little behind. No write arrives here, so each one fails.
+func TestController_publishNeighbors(t *testing.T) {
+	p := newPools(t)
+	tor := v1alpha1test.SelectsAll(&v1alpha1.BGPNeighbor{
+		ObjectMeta: metav1.ObjectMeta{Name: "tor", Generation: 1},
+		Spec:       v1alpha1.BGPNeighborSpec{Address: "192.0.2.1", LocalASN: 1, RemoteASN: 2},
+	})
+	p.stores(p.informers.peer.GetStore().Add(tor))
+	p.compile()
+	nodes := map[string]announcement.Node{}
+	p.nodes.Store(&nodes)
+	down := func(down int, why string) {
+		for i := range 20 {
+			name := fmt.Sprintf("n%d", i)
+			nodes[name] = announcement.Node{Alive: true, Speaker: v1alpha1.SpeakerAnnouncing}
+			session := v1alpha1.SessionReport{NeighborName: "tor", State: v1alpha1.SessionEstablished}
+			if i < down {
+				session.State, session.LastError = v1alpha1.SessionDown, why
+			}
+			p.stores(p.informers.speaker.GetStore().Add(&v1alpha1.Speaker{
+				ObjectMeta: metav1.ObjectMeta{Name: name},
+				Status:     v1alpha1.SpeakerStatus{Sessions: []v1alpha1.SessionReport{session}},
+			}))
+		}
+	}
+	down(1, "refused")
+	verdict.Gather(p.snapshot.Load(), nodes, p.reports())["tor"].Describe(tor)
+	for _, step := range []struct {
+		down   int
+		why    string
+		writes bool
+	}{{1, "refused", false}, {1, "no route", false}, {2, "no route", false}, {5, "no route", true}, {0, "", true}} {
+		down(step.down, step.why)
+		if err := p.publishNeighbors(t.Context(), nil); (err != nil) != step.writes {
+			t.Errorf("%d of 20 sessions down, %q: writes %v, want %v", step.down, step.why, err, step.writes)
 		}
 	}
 }

@@ -30,6 +30,7 @@ import (
 	"github.com/berth-lb/berth/controller/nodedigest"
 	"github.com/berth-lb/berth/controller/pace"
 	"github.com/berth-lb/berth/controller/service"
+	"github.com/berth-lb/berth/controller/verdict"
 )
 
 // Options of a Controller.
@@ -77,6 +78,7 @@ type Controller struct {
 	publishing workqueue.TypedRateLimitingInterface[publication]
 	reserving  workqueue.TypedRateLimitingInterface[string] // AddressReservations
 	pace       *pace.Pacer                                  // of writes that only tell Services of changed conditions
+	lag        verdict.Lag                                  // of the status of BGPNeighbors; of publish
 	metrics    *metrics
 	digests    *nodedigest.Publisher
 	fencer     *fence.Fencer // nil: nobody fences dead nodes

@@ -27,6 +27,7 @@ import (
 	"github.com/berth-lb/berth/controller/fence"
 	"github.com/berth-lb/berth/controller/nodedigest"
 	"github.com/berth-lb/berth/controller/pace"
+	"github.com/berth-lb/berth/controller/verdict"
 )
 
 // New returns a controller that does nothing yet.
@@ -73,6 +74,7 @@ func New(o Options) (*Controller, error) {
 		publishing: newQueue[publication]("publications"),
 		reserving:  newFairQueue("reservations", nil),
 		pace:       pace.New(changesPerSecond, changesAtOnce, changesSettle),
+		lag:        verdict.Lag{},
 		successors: successors{},
 	}
 	c.services = newFairQueue("services", c.newcomer)

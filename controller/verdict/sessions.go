@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config"
@@ -108,4 +110,56 @@ func (s *Sessions) Describe(neighbor *v1alpha1.BGPNeighbor) {
 	}
 	neighbor.Status.SessionCounts = v1alpha1.Counted(s.established, s.desired)
 	c.Apply(neighbor.ConditionList(), neighbor.Generation, metav1.Now())
+}
+
+// DetailAtMost is how long the status of a neighbor may be a little behind.
+const DetailAtMost = time.Minute
+
+// Lag is since when the status of each neighbor is a little behind, by name. All speakers watch
+// BGPNeighbors: were each session that comes or goes written at once, each would be sent to
+// hundreds of nodes.
+type Lag map[string]time.Time
+
+// Wait returns how much longer the status may stay as it was before; zero: it is to be written, if
+// it differs.
+func (l Lag) Wait(before, now *v1alpha1.BGPNeighbor, at time.Time) time.Duration {
+	if !detail(before.Status, now.Status) {
+		delete(l, now.Name)
+		return 0
+	}
+	if _, known := l[now.Name]; !known {
+		l[now.Name] = at
+	}
+	wait := l[now.Name].Add(DetailAtMost).Sub(at)
+	if wait <= 0 {
+		delete(l, now.Name)
+	}
+	return max(0, wait)
+}
+
+// fewSessions are told of at once: each of them is more than an eighth.
+const fewSessions = 8
+
+// detail reports whether two statuses differ only in numbers that are almost the same, and in which
+// of many nodes have no session.
+func detail(a, b v1alpha1.BGPNeighborStatus) bool {
+	before := meta.FindStatusCondition(a.Conditions, v1alpha1.ConditionEstablished)
+	now := meta.FindStatusCondition(b.Conditions, v1alpha1.ConditionEstablished)
+	if before == nil || now == nil || before.Status != now.Status || before.Reason != now.Reason ||
+		before.ObservedGeneration != now.ObservedGeneration {
+		return false
+	}
+	was, is := a.SessionCounts, b.SessionCounts
+	return (was.Summary != is.Summary || before.Message != now.Message) && *is.Desired >= fewSessions &&
+		almost(was.Established, is.Established) && almost(was.Desired, is.Desired)
+}
+
+// almost reports whether a number changed by an eighth at most, and neither began nor ended to be
+// 0.
+func almost(before, now *int32) bool {
+	if before == nil || now == nil {
+		return false
+	}
+	low, high := min(*before, *now), max(*before, *now)
+	return low == high || low > 0 && 8*(high-low) <= high
 }

@@ -2,6 +2,7 @@ package verdict
 
 import (
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -109,5 +110,58 @@ func TestSessionsDescribe(t *testing.T) {
 	Gather(snapshot, nil, nil)["nobody"].Describe(o)
 	if c := o.Status.Conditions[0]; c.Reason != "NotAccepted" || c.Status != metav1.ConditionFalse {
 		t.Errorf("one that is not in effect says %+v", c)
+	}
+}
+
+// A status that is a little behind is written after a minute; what is more, at once.
+func TestLag_Wait(t *testing.T) {
+	neighbor := func(established, desired int, down ...string) *v1alpha1.BGPNeighbor {
+		o := &v1alpha1.BGPNeighbor{ObjectMeta: metav1.ObjectMeta{Name: "tor", Generation: 1}}
+		(&Sessions{accepted: true, established: established, desired: desired, down: down}).Describe(o)
+		return o
+	}
+	changed := neighbor(400, 500, "n1: refused")
+	changed.Status.Conditions[0].ObservedGeneration = 2
+	begun := time.Unix(1000, 0)
+	for _, c := range []struct {
+		name        string
+		before, now *v1alpha1.BGPNeighbor
+		waits       bool
+	}{
+		{"nothing new", neighbor(400, 500, "n1: refused"), neighbor(400, 500, "n1: refused"), false},
+		{"another node", neighbor(400, 500, "n1: refused"), neighbor(400, 500, "n2: refused"), true},
+		{"one session less", neighbor(400, 500, "n1: refused"), neighbor(399, 500, "n1: refused"), true},
+		{"a node more", neighbor(400, 500, "n1: refused"), neighbor(400, 501, "n1: refused"), true},
+		{"many less", neighbor(400, 500, "n1: refused"), neighbor(340, 500, "n1: refused"), false},
+		{"none is left", neighbor(1, 500, "n1: refused"), neighbor(0, 500, "n1: refused"), false},
+		{"the first one", neighbor(0, 500, "n1: refused"), neighbor(1, 500, "n1: refused"), false},
+		{"the last one", neighbor(499, 500, "n1: refused"), neighbor(500, 500), false},
+		{"the first that fails", neighbor(500, 500), neighbor(499, 500, "n1: refused"), false},
+		{"all of one node more", neighbor(500, 500), neighbor(501, 501), true},
+		{"of few another one", neighbor(6, 7, "n1: refused"), neighbor(6, 7, "n2: refused"), false},
+		{"of few one less", neighbor(7, 8, "n1: refused"), neighbor(6, 8, "n1: refused"), false},
+		{"another generation", neighbor(400, 500, "n1: refused"), changed, false},
+		{"the first status", &v1alpha1.BGPNeighbor{}, neighbor(400, 500, "n1: refused"), false},
+	} {
+		lag := Lag{}
+		want := time.Duration(0)
+		if c.waits {
+			want = DetailAtMost
+		}
+		if got := lag.Wait(c.before, c.now, begun); got != want {
+			t.Errorf("%s: waits %s, want %s", c.name, got, want)
+		}
+		if got := lag.Wait(c.before, c.now, begun.Add(DetailAtMost-1)); got != min(want, 1) {
+			t.Errorf("%s: waits %s when the minute is nearly over", c.name, got)
+		}
+		if got := lag.Wait(c.before, c.now, begun.Add(DetailAtMost)); got != 0 || len(lag) > 0 {
+			t.Errorf("%s: waits %s after a minute, then %v", c.name, got, lag)
+		}
+	}
+	lag := Lag{}
+	lag.Wait(neighbor(400, 500), neighbor(399, 500), begun)
+	lag.Wait(neighbor(400, 500), neighbor(400, 500), begun.Add(DetailAtMost/2)) // it is back
+	if got := lag.Wait(neighbor(400, 500), neighbor(399, 500), begun.Add(DetailAtMost)); got != DetailAtMost {
+		t.Errorf("a session that is back has the next one wait %s only", got)
 	}
 }
