@@ -14,7 +14,7 @@ func TestDesired_Equal(t *testing.T) {
 		}
 	}
 	one := desired()
-	if !one.Equal(one) || !one.Equal(desired()) {
+	if same := one; !one.Equal(same) || !one.Equal(desired()) {
 		t.Error("one is not equal to itself, or not to its like")
 	}
 	fields := reflect.TypeFor[Desired]()
