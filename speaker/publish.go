@@ -18,7 +18,7 @@ const (
 	shortestPause = 300 * time.Millisecond
 	longestPause  = 5 * time.Second
 	firstAgain    = 3 * time.Second
-	lastAgain     = 30 * time.Second
+	lastAgain     = 10 * time.Second
 )
 
 // pace is how long after a report the next one may follow. The pauses double while changes go on:
