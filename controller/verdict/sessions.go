@@ -150,7 +150,8 @@ func detail(a, b v1alpha1.BGPNeighborStatus) bool {
 		return false
 	}
 	was, is := a.SessionCounts, b.SessionCounts
-	return (was.Summary != is.Summary || before.Message != now.Message) && is.Desired != nil && *is.Desired >= fewSessions &&
+	return (was.Summary != is.Summary || before.Message != now.Message) &&
+		is.Desired != nil && *is.Desired >= fewSessions &&
 		almost(was.Established, is.Established) && almost(was.Desired, is.Desired)
 }
 
