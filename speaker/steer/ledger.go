@@ -84,13 +84,17 @@ func (l *ledger) set(
 
 // count returns the members that count by now, and when the next one does; zero: all do. Nodes that
 // join wait, as long as another one takes new connections; those whose endpoints were unready keep
-// what they have for as long.
+// what they have for as long. A node whose endpoints were never ready has nothing to keep.
 func (l *ledger) count(name string, all []member, now time.Time) (counted []table.Member, due time.Time) {
 	before, known := l.services[name]
+	had := func(node string) bool {
+		return slices.ContainsFunc(before.Members, func(b table.Member) bool { return b.Node == node })
+	}
+	all = slices.DeleteFunc(all, func(m member) bool { return m.unready && known && !had(m.Node) })
 	waiting, unready := map[string]time.Time{}, map[string]bool{}
 	takes := false
 	for _, m := range all {
-		was := slices.ContainsFunc(before.Members, func(b table.Member) bool { return b.Node == m.Node })
+		was := had(m.Node)
 		wasUnready := was && l.unready[name][m.Node]
 		if joins := known && !m.Draining && (!was || wasUnready && !m.unready); joins {
 			at, ok := l.joining[name][m.Node]

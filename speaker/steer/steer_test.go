@@ -251,8 +251,13 @@ func TestLedgerJoins(t *testing.T) {
 		},
 		"one begins": {
 			{0, []plan.SteeredMember{ready("n1")}, "n1", 0},
-			{10, []plan.SteeredMember{ready("n1"), unready("n2", true)}, "n1 -n2", 0},
-			{11, []plan.SteeredMember{ready("n1"), ready("n2")}, "n1 -n2", 11 + joinDelay},
+			{10, []plan.SteeredMember{ready("n1"), unready("n2", true)}, "n1", 0},
+			{11, []plan.SteeredMember{ready("n1"), ready("n2")}, "n1", 11 + joinDelay},
+			{11 + joinDelay, []plan.SteeredMember{ready("n1"), ready("n2")}, "n1 n2", 0},
+			{12 + joinDelay, []plan.SteeredMember{ready("n1"), unready("n2", true)}, "n1 -n2", 0},
+		},
+		"one begins before it is steered": {
+			{0, []plan.SteeredMember{ready("n1"), unready("n2", true)}, "n1 -n2", 0},
 		},
 		"all are unready, and one is ready again": {
 			{0, []plan.SteeredMember{ready("n1"), ready("n2")}, "n1 n2", 0},
