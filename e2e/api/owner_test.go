@@ -508,6 +508,7 @@ func TestMirrorAfterRestart(t *testing.T) {
 	}))
 	after := startMirror(t, "n1")
 	after.Claimed(of(kept))
+	after.Whole()
 	awaitOwner(t, v1alpha1.L2OwnerStatus{
 		Address: kept, Segment: "172.30.0.0/24", NodeName: "n1", Term: 1, Witnessed: true,
 	})
