@@ -17,7 +17,7 @@ import (
 const (
 	shortestPause = 300 * time.Millisecond
 	longestPause  = 5 * time.Second
-	firstAgain    = 3 * time.Second
+	firstAgain    = time.Second
 	lastAgain     = 10 * time.Second
 )
 

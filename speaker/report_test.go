@@ -476,7 +476,7 @@ func TestReporter_publish_pace(t *testing.T) {
 			quiet()
 		}
 		got := during(time.Minute, true)
-		least := []time.Duration{0, 3, 6, 10, 10}
+		least := []time.Duration{0, 1, 2, 4, 8, 10, 10}
 		if len(got) < len(least) || len(got) > len(least)+3 {
 			t.Errorf("pauses between failures: %v", got)
 		}
