@@ -164,7 +164,7 @@ func (c *Controller) publishObjects(ctx context.Context, of *compiled) error {
 // their conditions, where they changed.
 func (c *Controller) publishNeighbors(ctx context.Context, of *compiled) error {
 	var failures []error
-	sessions := verdict.Gather(c.snapshot.Load(), *c.nodes.Load(), c.reports())
+	sessions := verdict.Gather(c.snapshot.Load(), c.view.Load().Nodes, c.reports())
 	for _, o := range client.Stored[*v1alpha1.BGPNeighbor](c.informers.peer) {
 		describe := func(desired *v1alpha1.BGPNeighbor) {
 			sessions[o.Name].Describe(desired)

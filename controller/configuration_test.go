@@ -217,7 +217,7 @@ func TestController_publishNeighbors(t *testing.T) {
 	p.stores(p.informers.peer.GetStore().Add(tor))
 	p.compile()
 	nodes := map[string]announcement.Node{}
-	p.nodes.Store(&nodes)
+	p.view.Store(&announcement.View{Nodes: nodes})
 	down := func(down int, why string) {
 		for i := range 20 {
 			name := fmt.Sprintf("n%d", i)

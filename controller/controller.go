@@ -86,16 +86,14 @@ type Controller struct {
 	led        atomic.Bool
 	leads      time.Time // since when; set before the work begins
 	snapshot   atomic.Pointer[config.Snapshot]
-	nodes      atomic.Pointer[map[string]announcement.Node]
+	view       atomic.Pointer[announcement.View]
 	successors successors // used by reviewNodes only
 	// conflicts are the addresses that hosts outside Berth announce.
-	conflicts atomic.Pointer[map[netip.Addr]announcement.Holder]
-	// sessionErrors says why sessions are not established.
-	sessionErrors atomic.Pointer[announcement.SessionErrors]
-	recordKey     atomic.Pointer[[]byte] // signs the records of what Services were given
-	writes        service.Writes
-	awaited       announcement.Awaited
-	allocations   *allocation.Allocations
+	conflicts   atomic.Pointer[map[netip.Addr]announcement.Holder]
+	recordKey   atomic.Pointer[[]byte] // signs the records of what Services were given
+	writes      service.Writes
+	awaited     announcement.Awaited
+	allocations *allocation.Allocations
 	// serviceCIDRs reports whether the API server has ServiceCIDRs; nil: not known yet.
 	serviceCIDRs atomic.Pointer[bool]
 

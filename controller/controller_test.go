@@ -149,7 +149,7 @@ func TestTellNews(t *testing.T) {
 					services: newFairQueue("", nil),
 				}
 				defer ctl.services.ShutDown()
-				ctl.nodes.Store(&map[string]announcement.Node{})
+				ctl.view.Store(&announcement.View{})
 				ctl.informers.namespace = informers.NewSharedInformerFactory(fake.NewClientset(), 0).
 					Core().
 					V1().
@@ -197,7 +197,7 @@ func TestTellNewsLooksAgain(t *testing.T) {
 			services: newFairQueue("", nil),
 		}
 		defer ctl.services.ShutDown()
-		ctl.nodes.Store(&map[string]announcement.Node{})
+		ctl.view.Store(&announcement.View{})
 		ctl.informers.namespace = informers.NewSharedInformerFactory(fake.NewClientset(), 0).
 			Core().
 			V1().

@@ -51,7 +51,7 @@ func (c *Controller) scraped() scraped {
 	return scraped{
 		addresses: c.allocations,
 		snapshot:  c.snapshot.Load,
-		nodes:     func() map[string]announcement.Node { return *c.nodes.Load() },
+		nodes:     func() map[string]announcement.Node { return c.view.Load().Nodes },
 		services:  func() []*corev1.Service { return client.Stored[*corev1.Service](c.informers.service) },
 		objects: func() map[string][]v1alpha1.Object {
 			return map[string][]v1alpha1.Object{

@@ -46,6 +46,7 @@ func announcedOf(svc *corev1.Service) *metav1.Condition {
 
 // outlook returns everything that decides whether the addresses of a Service are announced.
 func (c *Controller) outlook(svc *corev1.Service, addresses []netip.Addr) announcement.Service {
+	view := c.view.Load()
 	endpoints, known := c.endpoints(svc.Namespace + "/" + svc.Name)
 	o := announcement.Service{
 		Addresses: addresses,
@@ -55,8 +56,9 @@ func (c *Controller) outlook(svc *corev1.Service, addresses []netip.Addr) announ
 		Unknown:   !known,
 		Conflicts: *c.conflicts.Load(),
 		Snapshot:  c.snapshot.Load(),
-		Nodes:     *c.nodes.Load(),
-		Errors:    *c.sessionErrors.Load(),
+		Nodes:     view.Nodes,
+		Errors:    view.Errors,
+		Findings:  &view.Findings,
 	}
 	for _, address := range addresses {
 		o.Labels[address] = append(c.labelsOfSharers(svc, address), svc.Labels)
@@ -174,17 +176,20 @@ func (c *Controller) reviewNodes() bool {
 	nodes := seen.Nodes
 	maps.DeleteFunc(c.successors, func(name string, _ time.Time) bool { _, known := nodes[name]; return !known })
 	c.reviewConflicts(seen.Conflicts)
-	if before := c.sessionErrors.Swap(&seen.Errors); !reflect.DeepEqual(*before, seen.Errors) {
+	before := c.view.Load()
+	newNodes, newErrors := !reflect.DeepEqual(before.Nodes, nodes), !reflect.DeepEqual(before.Errors, seen.Errors)
+	if newNodes || newErrors {
+		c.view.Store(&announcement.View{Nodes: nodes, Errors: seen.Errors})
+	}
+	if newErrors {
 		c.requeueSessionless()
 	}
-	if reflect.DeepEqual(nodes, *c.nodes.Load()) {
-		return false
-	}
-	c.nodes.Store(&nodes)
-	return true
+	return newNodes
 }
 
 const (
+	// reviewsApart is how long a change of a node waits for others: each has all Services looked at.
+	reviewsApart = 300 * time.Millisecond
 	// errorsSettle is how long a new error of a session may be missing in the conditions of Services,
 	// since errors may alternate; and errorsSettleEach so much longer for each Service that has one.
 	errorsSettle     = 2 * time.Second

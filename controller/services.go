@@ -308,7 +308,7 @@ func (c *Controller) tellNews(key string, svc *corev1.Service, conditions, news 
 	for _, is := range conditions {
 		if is.Kind == v1alpha1.ServiceAnnounced && !is.OK {
 			announced = is
-			o := announcement.Service{Local: service.Local(svc), Nodes: *c.nodes.Load()}
+			o := announcement.Service{Local: service.Local(svc), Nodes: c.view.Load().Nodes}
 			expected = o.Expected(is.Reason, svc.CreationTimestamp.Time, c.leads, time.Now())
 		}
 	}

@@ -85,9 +85,8 @@ func New(o Options) (*Controller, error) {
 	})
 	c.recordKey.Store(&[]byte{})
 	c.snapshot.Store(&config.Snapshot{})
-	c.nodes.Store(&map[string]announcement.Node{})
+	c.view.Store(&announcement.View{})
 	c.conflicts.Store(&map[netip.Addr]announcement.Holder{})
-	c.sessionErrors.Store(&announcement.SessionErrors{})
 	if c.metrics, err = newMetrics(o.Metrics, c.scraped()); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
@@ -159,6 +158,7 @@ func (c *Controller) watch() error {
 		}
 	}
 	to := func(t task) func(any) { return func(any) { c.tasks.Add(t) } }
+	review := func(any) { c.tasks.AddAfter(reviewNodes, reviewsApart) }
 	rekey := func(any) { c.publishing.Add(ensureKey) }
 	handlers := []struct {
 		informer cache.SharedIndexInformer
@@ -173,8 +173,8 @@ func (c *Controller) watch() error {
 		{c.informers.node, to(reviewUsed), addressed},
 		{c.informers.serviceCIDR, to(reviewUsed), always},
 		{c.informers.slice, c.watchAPIServer, always},
-		{c.informers.node, to(reviewNodes), nodeMatters},
-		{c.informers.speaker, to(reviewNodes), always},
+		{c.informers.node, review, nodeMatters},
+		{c.informers.speaker, review, always},
 		{c.informers.speaker, to(reviewUsed), renetworked},
 		{c.informers.speaker, rekey, rekeyed},
 		{c.informers.pool, to(compileAll), config.Differ},

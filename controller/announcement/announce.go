@@ -77,6 +77,7 @@ type Service struct {
 	Snapshot  *config.Snapshot
 	Nodes     map[string]Node
 	Errors    SessionErrors
+	Findings  *Findings // about Nodes and Errors
 	Forwarder Forwarder
 }
 
@@ -93,16 +94,16 @@ func (s Service) Condition() condition.Condition {
 	var by []string
 	var risks hazards
 	for _, address := range s.Addresses {
-		found, reason, message := s.actingAnnouncements(address)
-		if reason != "" {
-			c.Reason, c.Message = reason, message
+		a := s.acting(address)
+		if a.reason != "" {
+			c.Reason, c.Message = a.reason, a.message
 			if c.Warns {
 				c.Message += "; " + s.Forwarder.complaint
 			}
 			return c
 		}
-		by = unite(by, found)
-		risks = risks.or(s.hazards(address))
+		by = unite(by, a.by)
+		risks = risks.or(a.hazards)
 	}
 	c.OK, c.Reason, c.Message = true, ReasonAnnounced, "by "+strings.Join(by, ", ")
 	switch {
@@ -122,18 +123,18 @@ func (s Service) Condition() condition.Condition {
 // hazards are reasons why some clients may not reach an address that is announced on a segment.
 type hazards struct{ oneWay, proxied bool }
 
-// hazards returns those of the nodes that may announce the address.
-func (s Service) hazards(address netip.Addr) hazards {
+// hazards returns those of the nodes that may announce an address in these ways.
+func (s Service) hazards(ways []way) hazards {
 	var found hazards
 	for name, n := range s.Nodes {
 		if len(n.oneWay)+len(n.proxies) == 0 || s.obstacle(name, n).text != "" {
 			continue
 		}
-		for _, a := range s.Snapshot.L2For(address, s.Labels[address]...) {
-			if a.Nodes.Matches(labels.Set(n.Labels)) {
+		for _, w := range ways {
+			if w.onSegment && w.nodes.Matches(labels.Set(n.Labels)) {
 				found = found.or(hazards{
-					oneWay:  hasInterface(n.oneWay, a.Interfaces),
-					proxied: hasInterface(slices.Collect(maps.Keys(n.proxies)), a.Interfaces),
+					oneWay:  hasInterface(n.oneWay, w.interfaces),
+					proxied: hasInterface(slices.Collect(maps.Keys(n.proxies)), w.interfaces),
 				})
 			}
 		}
@@ -167,37 +168,65 @@ func unite(a, b []string) []string {
 	return a
 }
 
-// actingAnnouncements returns the announcements by which the address is announced, or the reason
-// and the message that say why there is none.
-func (s Service) actingAnnouncements(address netip.Addr) (found []string, reason, message string) {
+// acting returns the announcements by which the address is announced and their hazards, or the
+// reason and the message that say why there is none.
+func (s Service) acting(address netip.Addr) answer {
 	ways := s.ways(address)
 	if len(ways) == 0 {
-		return found, ReasonNoAnnouncement, s.unannounced(address)
+		return answer{reason: ReasonNoAnnouncement, message: s.unannounced(address)}
 	}
 	onSegment := func(w way) bool { return w.onSegment }
 	if f, conflict := s.Conflicts[address]; conflict && slices.ContainsFunc(ways, onSegment) {
-		return found, ReasonAddressConflict, fmt.Sprintf("%s %s", address, f)
+		return answer{reason: ReasonAddressConflict, message: fmt.Sprintf("%s %s", address, f)}
 	}
-	var names []string
+	found := func() answer { return s.among(ways) }
+	var a answer
+	if s.Local { // it depends on the endpoints of this Service
+		a = found()
+	} else {
+		a = s.remember("acting", ways, address.Is6(), found)
+	}
+	if a.reason != "" {
+		a.message = address.String() + a.message
+	}
+	return a
+}
+
+// among returns which of the ways nodes can go, and their hazards, or the reason and the end of the
+// message that say why none can.
+func (s Service) among(ways []way) answer {
+	var all, passable []string
 	obstacles := map[string]obstacle{}
 	for _, w := range ways {
-		names = append(names, w.announcement)
+		all = append(all, w.announcement)
 		if s.passable(w.nodes, obstacles, w.last) {
-			found = append(found, w.announcement)
+			passable = append(passable, w.announcement)
 		}
 	}
-	if len(found) > 0 {
-		return found, "", ""
+	if len(passable) > 0 {
+		return answer{by: passable, hazards: s.hazards(ways)}
 	}
-	selected := fmt.Sprintf("%s is selected by %s", address, strings.Join(names, ", "))
-	reason, message = s.nobody(obstacles)
-	return found, reason, selected + ", but " + message
+	reason, message := s.nobody(obstacles)
+	return answer{
+		reason: reason, message: fmt.Sprintf(" is selected by %s, but %s", strings.Join(all, ", "), message),
+	}
+}
+
+// remember returns what is found about nodes for announcements of an address of a family. Nothing
+// else of the Service than its Forwarder may count in it.
+func (s Service) remember(about string, ways []way, ipv6 bool, find func() answer) answer {
+	q := question{about: about, ipv6: ipv6, scheduler: s.Forwarder.scheduler, steers: s.Forwarder.steers}
+	for _, w := range ways {
+		q.ways += w.announcement + ","
+	}
+	return s.Findings.remember(s.Snapshot, q, find)
 }
 
 // way is a way in which an address is announced: an announcement that selects it.
 type way struct {
-	announcement string // its kind and name
-	onSegment    bool   // by ARP and NDP
+	announcement string   // its kind and name
+	onSegment    bool     // by ARP and NDP
+	interfaces   []string // patterns; none: all
 	nodes        labels.Selector
 	// last returns what keeps a node from this announcement alone.
 	last func(node string, n Node) obstacle
@@ -207,7 +236,7 @@ type way struct {
 func (s Service) ways(address netip.Addr) []way {
 	var all []way
 	for _, a := range s.Snapshot.L2For(address, s.Labels[address]...) {
-		all = append(all, way{"SegmentAnnouncement " + a.Name, true, a.Nodes, func(_ string, n Node) obstacle {
+		all = append(all, way{"SegmentAnnouncement " + a.Name, true, a.Interfaces, a.Nodes, func(_ string, n Node) obstacle {
 			if hasInterface(n.segments, a.Interfaces) {
 				return obstacle{}
 			}
@@ -215,7 +244,7 @@ func (s Service) ways(address netip.Addr) []way {
 		}})
 	}
 	for _, a := range s.Snapshot.BGPFor(address, s.Labels[address]...) {
-		all = append(all, way{"RouteAnnouncement " + a.Name, false, a.Nodes, func(node string, n Node) obstacle {
+		all = append(all, way{"RouteAnnouncement " + a.Name, false, nil, a.Nodes, func(node string, n Node) obstacle {
 			return s.sessionObstacle(a, address, node, n)
 		}})
 	}

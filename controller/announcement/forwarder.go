@@ -65,7 +65,7 @@ func (f Forwarder) remarks() string {
 func (s Service) Forwarding(asked string) Forwarder {
 	scheduler, complaint := s.Snapshot.Scheduler(s.Addresses, asked)
 	if scheduler != "" {
-		lacking, able := s.lacking(func(n Node) string { return n.incapacity(scheduler) })
+		lacking, able := s.lacking("scheduler "+scheduler, func(n Node) string { return n.incapacity(scheduler) })
 		if able {
 			return Forwarder{scheduler: scheduler, complaint: complaint}
 		}
@@ -76,7 +76,7 @@ func (s Service) Forwarding(asked string) Forwarder {
 	if how == nil {
 		return Forwarder{complaint: complaint}
 	}
-	lacking, able := s.lacking(Node.blindness)
+	lacking, able := s.lacking("steering", Node.blindness)
 	if able {
 		return Forwarder{steers: true, pods: !s.Local, complaint: complaint}
 	}
@@ -89,24 +89,32 @@ func (s Service) Forwarding(asked string) Forwarder {
 
 // lacking says what keeps each of the nodes that an announcement selects from what is asked of one;
 // able: one has no obstacle.
-func (s Service) lacking(obstacle func(Node) string) (text string, able bool) {
-	selectors := s.selectors()
+func (s Service) lacking(what string, obstacle func(Node) string) (text string, able bool) {
+	var ways []way
+	for _, address := range s.Addresses {
+		ways = append(ways, s.ways(address)...)
+	}
+	a := s.remember(what, ways, false, func() answer { return s.lackingOn(ways, obstacle) })
+	return a.message, a.able
+}
+
+func (s Service) lackingOn(ways []way, obstacle func(Node) string) answer {
 	var unfit []string
 	for name, n := range s.Nodes {
-		if !slices.ContainsFunc(selectors, func(s labels.Selector) bool { return s.Matches(labels.Set(n.Labels)) }) {
+		if !slices.ContainsFunc(ways, func(w way) bool { return w.nodes.Matches(labels.Set(n.Labels)) }) {
 			continue
 		}
 		text := cmp.Or(n.absence().text, obstacle(n))
 		if text == "" {
-			return "", true
+			return answer{able: true}
 		}
 		unfit = append(unfit, name+" "+text)
 	}
 	if len(unfit) == 0 {
-		return "no announcement selects a node", false
+		return answer{message: "no announcement selects a node"}
 	}
 	slices.Sort(unfit)
-	return condition.Few(unfit), false
+	return answer{message: condition.Few(unfit)}
 }
 
 // blindness says why the node does not steer, in words that follow its name. Empty: it does.
@@ -115,18 +123,4 @@ func (n Node) blindness() string {
 		return ""
 	}
 	return fmt.Sprintf("does not steer (%s)", cmp.Or(n.noSteering, "its speaker has not said so yet"))
-}
-
-// selectors returns the node selectors of the announcements that select one of the addresses.
-func (s Service) selectors() []labels.Selector {
-	var found []labels.Selector
-	for _, address := range s.Addresses {
-		for _, a := range s.Snapshot.L2For(address, s.Labels[address]...) {
-			found = append(found, a.Nodes)
-		}
-		for _, a := range s.Snapshot.BGPFor(address, s.Labels[address]...) {
-			found = append(found, a.Nodes)
-		}
-	}
-	return found
 }
