@@ -8,12 +8,14 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/e2e/lab"
@@ -77,6 +79,48 @@ func (r *rack) awaitSession(t *testing.T, node, neighbor string, up bool) v1alph
 		return err
 	})
 	return found
+}
+
+// sessionErrors watches, and returns what waits until the node's speaker has reported an error of
+// its session with a neighbor that begins like this: one error follows another.
+func (r *rack) sessionErrors(t *testing.T, node, neighbor string) (await func(begins string)) {
+	t.Helper()
+	only := metav1.ListOptions{FieldSelector: "metadata.name=" + node}
+	reports, err := r.Berth.Speakers.Watch(t.Context(), only)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var reported []string // guarded by mu
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for e := range reports.ResultChan() {
+			speaker, ok := e.Object.(*v1alpha1.Speaker)
+			if !ok {
+				continue
+			}
+			for _, s := range speaker.Status.Sessions {
+				if s.NeighborName == neighbor {
+					mu.Lock()
+					reported = append(reported, s.LastError)
+					mu.Unlock()
+				}
+			}
+		}
+	}()
+	t.Cleanup(func() { reports.Stop(); <-done })
+	return func(begins string) {
+		t.Helper()
+		eventually(t, func(context.Context) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if !slices.ContainsFunc(reported, func(e string) bool { return strings.HasPrefix(e, begins) }) {
+				return fmt.Errorf("the speaker of %s says of its session with %s %q, want %q", node, neighbor, reported, begins)
+			}
+			return nil
+		})
+	}
 }
 
 // testRouterKilled kills the router's BGP daemon, and starts it again. The other router and the
@@ -152,14 +196,13 @@ func testBlackHole(t *testing.T, r *rack) {
 		t.Fatal(err)
 	}
 	t.Cleanup(heal)
+	awaitError := r.sessionErrors(t, lost, "tor")
 	// Changes reach the other routers even before the hold time expires.
 	later := soleAddress(r.serve(t, only(corev1.IPv4Protocol), pinned("198.51.100.73")))
 	r.onSpine(t, later, r.Nodes()...)
 	r.routes(t, later, r.others(lost)...)
 	r.routes(t, routed, r.others(lost)...) // the router's hold timer
-	if s := r.awaitSession(t, lost, "tor", false); !strings.Contains(s.LastError, "hold timer expired") {
-		t.Errorf("the speaker says %q, want that its hold timer expired", s.LastError)
-	}
+	awaitError("hold timer expired")
 	for address, owner := range l2 {
 		if now := r.owner(t, address); now != owner {
 			t.Errorf("%s answers for %s, want %s still", now, address, owner)

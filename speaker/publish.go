@@ -13,12 +13,15 @@ import (
 	"github.com/berth-lb/berth/config/v1alpha1"
 )
 
-// Pauses between reports, and after one that was not taken.
+// Pauses between reports, and after one that was not taken. The longest ones are of large clusters:
+// all nodes together write no more than a hundred reports a second for long.
 const (
 	shortestPause = 300 * time.Millisecond
 	longestPause  = 5 * time.Second
+	pausePerNode  = 10 * time.Millisecond
 	firstAgain    = time.Second
 	lastAgain     = 10 * time.Second
+	againPerNode  = 20 * time.Millisecond
 )
 
 // pace is how long after a report the next one may follow. The pauses double while changes go on:
@@ -30,8 +33,9 @@ type pace struct {
 	again time.Duration // after the last failure, if nothing was written since
 }
 
-// after returns the pause after a report was written, or had nothing new to write.
-func (p *pace) after(written bool, now time.Time) time.Duration {
+// after returns the pause after a report was written, or had nothing new to write, in a cluster of
+// so many nodes.
+func (p *pace) after(written bool, now time.Time, nodes int) time.Duration {
 	p.again = 0
 	if !written {
 		return shortestPause
@@ -39,7 +43,8 @@ func (p *pace) after(written bool, now time.Time) time.Duration {
 	if now.Sub(p.last) > 2*p.pause { // it was quiet after the pause for as long as that
 		p.pause = 0
 	}
-	p.pause, p.last = min(max(2*p.pause, shortestPause), longestPause), now
+	longest := min(max(time.Duration(nodes)*pausePerNode, shortestPause), longestPause)
+	p.pause, p.last = min(max(2*p.pause, shortestPause), longest), now
 	return p.pause
 }
 
@@ -48,9 +53,11 @@ func (p *pace) shortest(now time.Time) time.Duration {
 	return max(0, shortestPause-now.Sub(p.last))
 }
 
-// afterFailure returns the pause after a report could not be written.
-func (p *pace) afterFailure() time.Duration {
-	p.again = min(max(2*p.again, firstAgain), lastAgain)
+// afterFailure returns the pause after a report could not be written, in a cluster of so many
+// nodes.
+func (p *pace) afterFailure(nodes int) time.Duration {
+	longest := min(max(time.Duration(nodes)*againPerNode, firstAgain), lastAgain)
+	p.again = min(max(2*p.again, firstAgain), longest)
 	return p.again
 }
 

@@ -337,14 +337,14 @@ func (r *reporter) publish(ctx context.Context) {
 			switch written, err := r.write(ctx); {
 			case err == nil:
 				failure = ""
-				pause.Reset(next.after(written, time.Now()))
+				pause.Reset(next.after(written, time.Now(), len(r.sources.node.All())))
 			case ctx.Err() == nil:
 				if err.Error() != failure { // once, not each time
 					failure = err.Error()
 					r.Logger.Warn("the Speaker object was not written; will be tried again", "error", err)
 				}
 				due = true
-				again := next.afterFailure()
+				again := next.afterFailure(len(r.sources.node.All()))
 				pause.Reset(again + rand.N(again/2)) // not all nodes at once
 			}
 		}

@@ -425,14 +425,23 @@ func (a *statusAPI) RoundTrip(r *http.Request) (*http.Response, error) {
 	return answer, nil
 }
 
-// A change is reported at once. While more of them go on, reports come less and less often; and
-// where they are refused, too.
+// A change is reported at once. While more of them go on, reports come less and less often, and
+// where they are refused, too; in small clusters they need not.
 func TestReporter_publish_pace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := &statusAPI{}
 		n := nodeAt(t, &rest.Config{Transport: api, QPS: -1}, false)
 		n.reporter.ReportSilent = true
 		n.dead.Heard("n3", "eth0")
+		have := nodesOf(n.reporter.sources)
+		named := func(i int) *corev1.Node {
+			return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n" + strconv.Itoa(i)}}
+		}
+		for i := range 500 {
+			if err := have.Add(named(i)); err != nil {
+				t.Fatal(err)
+			}
+		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { n.reporter.publish(ctx); close(done) }()
@@ -490,6 +499,18 @@ func TestReporter_publish_pace(t *testing.T) {
 		quiet()
 		if got := during(time.Second, false); !slices.Equal(got, want[:3]) {
 			t.Errorf("pauses %v afterwards", got)
+		}
+		for i := 3; i < 500; i++ {
+			if err := have.Delete(named(i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		quiet()
+		if got := during(20*time.Second, false); len(got) < 60 || slices.Max(got) > shortestPause {
+			t.Errorf("pauses in a cluster of three: %v", got)
+		}
+		if got := during(20*time.Second, true); len(got) < 13 || slices.Max(got) > 2*time.Second {
+			t.Errorf("pauses between failures in a cluster of three: %v", got)
 		}
 		cancel()
 		<-done
