@@ -70,6 +70,7 @@ func (s *scale) measure(ctx context.Context) error {
 			func(ctx context.Context) (err error) { bare[0], err = s.bareRush(ctx, "before"); return err },
 		},
 		{"bare patches", func(ctx context.Context) (err error) { patched, err = s.barePatches(ctx); return err }},
+		{"emptying", s.empty},
 		{"a backlog", func(ctx context.Context) error { return s.backlog(ctx, patched) }},
 		{"a restart", s.restart},
 		{"a deletion and a takeover", s.deletionAndTakeover},
@@ -175,7 +176,7 @@ func (s *scale) bareRush(ctx context.Context, when string) (time.Duration, error
 		group, ctx := errgroup.WithContext(ctx)
 		created := make(chan string, s.count)
 		group.Go(func() error { defer close(created); return s.create(ctx, created) })
-		group.Go(func() error { return s.rival.patchAll(ctx, created, foreign(1).Addr()) })
+		group.Go(func() error { return s.rival.patchAll(ctx, created, bareStatus(foreign(1).Addr())) })
 		group.Go(func() error { return t.awaitAddresses(ctx, s.count, foreign(1)) })
 		return group.Wait()
 	})
@@ -186,11 +187,7 @@ func (s *scale) bareRush(ctx context.Context, when string) (time.Duration, error
 
 // barePatches makes the rival patch each existing Service once more.
 func (s *scale) barePatches(ctx context.Context) (time.Duration, error) {
-	names := make(chan string, s.count)
-	for i := range s.count {
-		names <- serviceName(i)
-	}
-	close(names)
+	names := s.names()
 	reportUse, err := s.counting(ctx)
 	if err != nil {
 		return 0, err
@@ -198,7 +195,7 @@ func (s *scale) barePatches(ctx context.Context) (time.Duration, error) {
 	begun := time.Now()
 	err = s.withTally(ctx, func(ctx context.Context, t *tally) error {
 		group, ctx := errgroup.WithContext(ctx)
-		group.Go(func() error { return s.rival.patchAll(ctx, names, foreign(2).Addr()) })
+		group.Go(func() error { return s.rival.patchAll(ctx, names, bareStatus(foreign(2).Addr())) })
 		group.Go(func() error { return t.awaitAddresses(ctx, s.count, foreign(2)) })
 		return group.Wait()
 	})
@@ -207,7 +204,22 @@ func (s *scale) barePatches(ctx context.Context) (time.Duration, error) {
 	return took, errors.Join(err, reportUse("bare_patched"))
 }
 
-// backlog starts a controller that finds all Services waiting, with addresses outside of the pools.
+// names returns those of all Services.
+func (s *scale) names() <-chan string {
+	names := make(chan string, s.count)
+	for i := range s.count {
+		names <- serviceName(i)
+	}
+	close(names)
+	return names
+}
+
+// empty takes from all Services what the rival wrote: Berth would leave them to it.
+func (s *scale) empty(ctx context.Context) error {
+	return s.rival.patchAll(ctx, s.names(), []byte(emptyStatus))
+}
+
+// backlog starts a controller that finds all Services waiting.
 func (s *scale) backlog(ctx context.Context, bare time.Duration) error {
 	return s.withTally(ctx, func(ctx context.Context, t *tally) error {
 		reportUse, err := s.counting(ctx)

@@ -142,14 +142,17 @@ func (s *scale) newRival(ctx context.Context) (*rival, error) {
 	return &rival{func(ns string) servicePatcher { return set.CoreV1().Services(ns) }, token.Status.Token}, nil
 }
 
-// patchAll writes a status of the same length as Berth's to each named Service.
-func (r *rival) patchAll(ctx context.Context, names <-chan string, address netip.Addr) error {
+// emptyStatus is a patch after which Berth serves the Service.
+const emptyStatus = `{"status":{"loadBalancer":null,"conditions":null}}`
+
+// patchAll writes a status to each named Service.
+func (r *rival) patchAll(ctx context.Context, names <-chan string, status []byte) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for range workers {
 		group.Go(func() error {
 			for name := range names {
 				if _, err := r.services(namespace).Patch(
-					ctx, name, types.MergePatchType, bareStatus(address), metav1.PatchOptions{}, "status",
+					ctx, name, types.MergePatchType, status, metav1.PatchOptions{}, "status",
 				); err != nil {
 					return fmt.Errorf("patch Service %s: %w", name, err)
 				}
