@@ -102,9 +102,8 @@ func (m *Machine) fresherOwner(c *addressState) string {
 // comesBefore reports whether a peer takes a vacant address before this node does: it knows better
 // what is desired, or it ranks before this node.
 func (m *Machine) comesBefore(c *addressState) func(string) bool {
-	return func(node string) bool {
-		return m.isOutranked(node) || !m.outranks(node) && RanksBefore(c.ranked, c.preferred, node, m.self)
-	}
+	ranks := before(c.ranked, c.preferred, m.self)
+	return func(node string) bool { return m.isOutranked(node) || !m.outranks(node) && ranks(node) }
 }
 
 // able returns a predicate for peers that are able to take the address if they are candidates.

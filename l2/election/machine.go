@@ -329,7 +329,7 @@ func (m *Machine) Hear(now time.Time, x Message) error {
 		m.send(Message{kind: kindPull, to: x.Boot})
 	}
 	if c != nil {
-		m.applyChange(now, *c)
+		m.applyChanges(now, *c)
 	}
 	if stale, fresh := m.freshness.isStale(x.age), m.freshness.isFresh(x.age); stale != p.stale || fresh != p.fresh {
 		p.stale, p.fresh = stale, fresh
@@ -485,18 +485,21 @@ func (m *Machine) prune(c *addressState) {
 	delete(m.addresses, c.key)
 }
 
-// applyChange takes that a peer came, went or changed its state.
-func (m *Machine) applyChange(now time.Time, c PeerChange) {
-	m.out.Changes = append(m.out.Changes, c)
-	if c.Alive {
-		m.lastPeerJoin, m.gathering = now, true
-		m.dropRelaysOf(c.Node)
-	} else {
-		m.dropPeer(now, c.Node, c.Cause)
+// applyChanges takes that peers came, went or changed their states, for one cause. All addresses
+// are decided again once, however many peers are gone at once.
+func (m *Machine) applyChanges(now time.Time, all ...PeerChange) {
+	for _, c := range all {
+		m.out.Changes = append(m.out.Changes, c)
+		if c.Alive {
+			m.lastPeerJoin, m.gathering = now, true
+			m.dropRelaysOf(c.Node)
+		} else {
+			m.dropPeer(now, c.Node, c.Cause)
+		}
 	}
 	m.updateIsolated()
 	m.updateSynced(now)
-	m.evaluateAll(now, c.Cause)
+	m.evaluateAll(now, all[0].Cause)
 }
 
 // endOutage ends an outage once peers are heard and their claims are known: until then everything

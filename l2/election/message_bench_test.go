@@ -110,3 +110,74 @@ func BenchmarkCandidatesChange(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkPeersSilent is what a segment computes when a share of its peers falls silent at once,
+// as when the segment splits. No address has an owner yet, which costs most.
+func BenchmarkPeersSilent(b *testing.B) {
+	const nodes, addresses = 50, 2_000
+	for _, silent := range []int{1, nodes / 2} {
+		b.Run(fmt.Sprint(silent, "_of_", nodes), func(b *testing.B) {
+			names := make([]string, nodes)
+			for i := range names {
+				names[i] = fmt.Sprintf("node-%03d.rack-1.example", i)
+			}
+			for b.Loop() {
+				b.StopTimer()
+				now := time.Unix(0, 0)
+				m := NewMachine(Options{
+					Node: names[0], Boot: 1,
+					Interval: 100 * time.Millisecond, Listen: time.Second, Handover: time.Second,
+					Random: func() uint64 { return 7 },
+				})
+				m.Open(now, 1500)
+				m.SetState(now, Ready, true, true, Joined)
+				said := func(i int, sequence uint64, kind messageKind) error {
+					return m.Hear(now, Message{
+						kind: kind, Node: names[i], Boot: uint64(i + 1), sequence: sequence, state: Ready,
+						interval: m.pacer.interval, to: 1, nonce: 7,
+					})
+				}
+				beat := func(sequence uint64, peers int) {
+					for i := range peers {
+						if err := said(i+1, sequence, kindHello); err != nil {
+							b.Fatal(err)
+						}
+					}
+					m.BeginTick(now)
+					m.Tick(now)
+					m.Step(now, Joined)
+					m.Take()
+				}
+				for i := 1; i < nodes; i++ {
+					_ = said(i, 1, kindHello) // is challenged
+					if err := said(i, 2, kindProof); err != nil {
+						b.Fatal(err)
+					}
+				}
+				sequence := uint64(3)
+				for ; sequence < 40; sequence++ {
+					beat(sequence, nodes-1)
+					now = now.Add(m.pacer.interval)
+				}
+				address := netip.MustParseAddr("10.0.0.1")
+				for range addresses {
+					m.SetDesired(now, address, Desired{Announced: true, Candidates: names})
+					address = address.Next()
+				}
+				for range silence {
+					beat(sequence, nodes-1-silent)
+					sequence++
+					now = now.Add(m.pacer.interval)
+				}
+				if alive := m.peers.countAlive(); alive != nodes-1 {
+					b.Fatalf("%d peers alive before, want %d", alive, nodes-1)
+				}
+				b.StartTimer()
+				beat(sequence, nodes-1-silent)
+				if alive := m.peers.countAlive(); alive != nodes-1-silent {
+					b.Fatalf("%d peers alive, want %d", alive, nodes-1-silent)
+				}
+			}
+		})
+	}
+}

@@ -116,6 +116,9 @@ func (m *Machine) Tick(now time.Time) {
 	if !m.catchingUp {
 		m.out.AnswerUntil = now.Add(silence * m.pacer.interval)
 	}
+	for _, key := range slices.SortedFunc(maps.Keys(m.pending), compareKeys) {
+		m.evaluate(now, m.addresses[key], m.addresses[key].cause) // a turn may have come nearer
+	}
 	m.pacer.interval = m.pacer.base * time.Duration(max(1, (m.peers.countAlive()+crowd-1)/crowd))
 	m.sendHello(now)
 }
@@ -134,8 +137,8 @@ func (m *Machine) declareSilent(now time.Time) {
 	if peers := len(dead) + m.peers.countAlive(); len(dead) > 0 && peers >= severalPeers && m.peers.allOverdue(now) {
 		m.outage = outage{peers: max(m.outage.peers, peers)}
 	}
-	for _, c := range dead {
-		m.applyChange(now, c)
+	if len(dead) > 0 {
+		m.applyChanges(now, dead...)
 	}
 }
 
@@ -148,6 +151,18 @@ func (m *Machine) DecisionDue(now time.Time) bool { return m.silenceDue(now) || 
 func (m *Machine) silenceDue(now time.Time) bool {
 	v := m.peers.nextSilence()
 	return m.pacer.mayJudge() && !v.IsZero() && !now.Before(v)
+}
+
+// due returns the addresses about which the clock makes something to decide. What else changes a
+// decision makes it itself.
+func (m *Machine) due(now time.Time) (keys []addressKey) {
+	for key := range m.pending {
+		if !now.Before(m.addresses[key].due) {
+			keys = append(keys, key)
+		}
+	}
+	slices.SortFunc(keys, compareKeys)
+	return keys
 }
 
 // turnDue reports whether it is this node's turn to take something.
@@ -169,7 +184,7 @@ func (m *Machine) Step(now time.Time, cause Cause) {
 	if m.pacer.mayJudge() {
 		m.out.Overdue = append(m.out.Overdue, m.peers.declareOverdue(now)...)
 	}
-	for _, key := range slices.SortedFunc(maps.Keys(m.pending), compareKeys) {
+	for _, key := range m.due(now) {
 		m.evaluate(now, m.addresses[key], m.addresses[key].cause)
 	}
 	m.offerNext(now)
