@@ -216,23 +216,41 @@ func (c *cluster) startSpeaker(ctx context.Context, n *node) (err error) {
 		return fmt.Errorf("sockets of node %s: %w", n.name, err)
 	}
 	socket := func(name string) string { return filepath.Join(run, name) }
+	for _, program := range []string{"berth", "berth-heart", "berth-bgp"} {
+		if err := copyOnce(filepath.Join(run, program), c.folder.Bin(program)); err != nil {
+			return fmt.Errorf("programs of node %s: %w", n.name, err)
+		}
+	}
 	if n.heart == nil {
-		if n.heart, err = c.start(ctx, n.name, "heart-"+n.name, c.folder.Bin("berth-heart"),
+		if n.heart, err = c.start(ctx, n.name, "heart-"+n.name, filepath.Join(run, "berth-heart"),
 			"-socket="+socket("heart"), "-state="+socket("heart.state"), "-bfd-socket="+socket("bfd")); err != nil {
 			return err
 		}
 	}
 	if n.bgp == nil {
-		if n.bgp, err = c.start(ctx, n.name, "bgp-"+n.name, c.folder.Bin("berth-bgp"),
+		if n.bgp, err = c.start(ctx, n.name, "bgp-"+n.name, filepath.Join(run, "berth-bgp"),
 			"-socket="+socket("bgp"), "-state="+socket("bgp.state"), "-bfd="+socket("bfd")); err != nil {
 			return err
 		}
 	}
-	n.speaker, err = c.start(ctx, n.name, "speaker-"+n.name, c.folder.Bin("berth"), "speaker",
+	n.speaker, err = c.start(ctx, n.name, "speaker-"+n.name, filepath.Join(run, "berth"), "speaker",
 		"--kubeconfig="+n.config, "--namespace="+stage.Namespace, "--node="+n.name,
 		"--listen="+n.address.String()+":7470",
 		"--heart="+socket("heart"), "--bgp="+socket("bgp"), "--kube-proxy-healthz=")
 	return err
+}
+
+// copyOnce copies a program, unless it was: on a node no other process than its own has its pages
+// in memory, so that what a process gives back of them is free.
+func copyOnce(to, from string) error {
+	if _, err := os.Stat(to); err == nil {
+		return nil
+	}
+	text, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, text, 0o700)
 }
 
 // awaitSpeaker waits until the node's speaker announces.

@@ -3,7 +3,6 @@
 package release
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -70,7 +69,7 @@ func keepBusy(ctx context.Context, s *stage.Stage, node string) (end healing, er
 	if err != nil {
 		return nil, err
 	}
-	group, err := cpuGroup(heart.PID)
+	group, err := stage.CPUGroup(heart.PID)
 	if err != nil {
 		return nil, err
 	}
@@ -106,59 +105,7 @@ func keepBusy(ctx context.Context, s *stage.Stage, node string) (end healing, er
 // urgent has the heart of a node in the real-time class, which it asks for.
 func (f *field) urgent(t *testing.T, node string) {
 	t.Helper()
-	heart, err := f.Process(t.Context(), "heart@"+node)
-	if err != nil {
-		t.Fatal(err)
-	}
-	group, err := cpuGroup(heart.PID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	allowRealtime(t, group)
-	eventually(t, func(context.Context) error { return inRealtime(heart.PID) })
-}
-
-func put(t *testing.T, path, text string) {
-	t.Helper()
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// allowRealtime lets a group, and those above it, have processes in the real-time class. Most hosts
-// of cgroup v2 have no such bound; with it, containers are made without.
-func allowRealtime(t *testing.T, group string) {
-	t.Helper()
-	const bound = "cpu.rt_runtime_us"
-	if _, err := os.Stat(filepath.Join(group, bound)); err != nil || group == cpuHierarchy {
-		return
-	}
-	below := strings.Split(strings.TrimPrefix(group, cpuHierarchy+"/"), "/")
-	for i := range below {
-		put(t, filepath.Join(cpuHierarchy, filepath.Join(below[:i+1]...), bound), "200000")
-	}
-}
-
-// inRealtime checks that all threads of a process are in the real-time class.
-func inRealtime(pid int) error {
-	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
-	if err != nil {
-		return err
-	}
-	for _, entry := range threads {
-		thread, err := strconv.Atoi(entry.Name())
-		if err != nil {
-			return err
-		}
-		has, err := unix.SchedGetAttr(thread, 0)
-		if err != nil {
-			return err
-		}
-		if has.Policy != unix.SCHED_RR {
-			return fmt.Errorf("a thread of process %d has the policy %d, want SCHED_RR", pid, has.Policy)
-		}
-	}
-	return nil
+	must(t, func(ctx context.Context) error { return f.Urgent(ctx, node) })
 }
 
 // path is what FRR counts for a node.
@@ -190,11 +137,9 @@ func (f *field) watchPaths(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	group, err := cpuGroup(bfdd.PID)
-	if err != nil {
+	if err := stage.AllowRealtime(bfdd.PID); err != nil {
 		t.Fatal(err)
 	}
-	allowRealtime(t, group)
 	if err := unix.SchedSetAttr(bfdd.PID, &unix.SchedAttr{Policy: unix.SCHED_RR, Priority: 1}, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -388,22 +333,4 @@ kind: SegmentAnnouncement
 metadata: {name: other}
 spec: {poolNames: [other], nodeSelector: {matchLabels: {other: "%d"}}, serviceSelector: {}}
 `, other, n))
-}
-
-// cpuHierarchy shares out the processors, with cgroup v1.
-const cpuHierarchy = "/sys/fs/cgroup/cpu"
-
-// cpuGroup returns the folder of a process's group in the hierarchy that shares out the processors.
-func cpuGroup(pid int) (string, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
-	if err != nil {
-		return "", err
-	}
-	for line := range bytes.Lines(text) {
-		parts := strings.SplitN(strings.TrimSpace(string(line)), ":", 3)
-		if len(parts) == 3 && slices.Contains(strings.Split(parts[1], ","), "cpu") {
-			return filepath.Join(cpuHierarchy, parts[2]), nil
-		}
-	}
-	return "", fmt.Errorf("process %d is in no group of the hierarchy cpu (cgroup v1)", pid)
 }

@@ -163,7 +163,15 @@ spec: {poolNames: [crowd], nodeSelector: {}, serviceSelector: {}}
 `); err != nil {
 		return err
 	}
-	return c.AwaitSpeakers(ctx, false)
+	if err := c.AwaitSpeakers(ctx, false); err != nil {
+		return err
+	}
+	for _, node := range c.Nodes() {
+		if err := c.Urgent(ctx, node); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // rush creates Services and their EndpointSlices, and returns the time until the last one has an
