@@ -431,6 +431,45 @@ func TestDriver_Sync_comparedAlone(t *testing.T) {
 	})
 }
 
+// A node that dies changes hundreds of virtual servers of thousands: nothing else is read before it
+// is no longer sent anything.
+func TestDriver_Sync_someOfMany(t *testing.T) {
+	const all, some = 4000, 500
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		desired := Table{}
+		for i := range all {
+			other := at(80)
+			other.Address = netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})
+			desired[other] = server("rr", "1 2")
+		}
+		d := run(t, f, desired)
+		pass(4 * time.Second)
+		f.with(func() { f.reads = 0 })
+		changed := maps.Clone(desired)
+		for i := range some {
+			other := at(80)
+			other.Address = netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})
+			changed[other] = server("rr", "1 3")
+		}
+		d.Sync("a", changed)
+		synctest.Wait()
+		f.with(func() {
+			if want := 2 * 2 * some; f.reads != want {
+				t.Errorf("%d questions for %d changes of %d virtual servers, want %d: two before and two after each",
+					f.reads, some, all, want)
+			}
+			f.reads = 0
+		})
+		pass(2 * time.Second)
+		f.with(func() {
+			if f.reads > 3*some {
+				t.Errorf("%d questions when they are compared once more", f.reads)
+			}
+		})
+	})
+}
+
 func TestDriver_Run_moves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()

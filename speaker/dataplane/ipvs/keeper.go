@@ -49,8 +49,9 @@ const (
 	perServer = thorough / 1000
 )
 
-// many changes are compared faster by reading everything.
-const many = 64
+// few reports whether so many of all virtual servers are compared faster one by one than by reading
+// everything, which is a question for each that there is.
+func few(some, all int) bool { return some <= max(64, all/4) }
 
 // pass compares the kernel with what is desired, repairs the difference and reads back what it
 // wrote.
@@ -90,7 +91,7 @@ type work struct {
 func (k *keeper) work(s scope) *work {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	w := &work{dirty: k.dirty, all: s == everything || len(k.dirty) > many || k.edge == nil}
+	w := &work{dirty: k.dirty, all: s == everything || k.edge == nil || !few(len(k.dirty), len(k.desired.claims))}
 	k.dirty = map[Frontend]bool{}
 	if w.all {
 		w.desired = k.desired.table()
@@ -203,7 +204,7 @@ func (k *keeper) look(w *work) map[Frontend]uint64 {
 			part[f] = true
 		}
 	}
-	if len(part) <= many {
+	if few(len(part), len(w.desired)) {
 		w.part = part
 	}
 	return looks
@@ -270,7 +271,7 @@ func (k *keeper) deliver(w *work) error {
 
 // read returns all of the kernel's table, or that of some frontends if they are few.
 func (k *keeper) read(w *work, some map[Frontend]bool) (Table, error) {
-	if w.all && w.part == nil && (w.actual == nil || len(some) > many) {
+	if w.all && w.part == nil && (w.actual == nil || !few(len(some), len(w.desired))) {
 		return k.edge.servers.table()
 	}
 	t := Table{}
