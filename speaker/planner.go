@@ -48,6 +48,7 @@ type planner struct {
 	balanced  map[string]time.Time                   // when the addresses of each were last rebalanced
 	wanted    map[string]map[netip.Addr]plan.Segment // what layer 2 knows, by group
 	electors  map[string]plan.Electors               // by group
+	serving   map[string][]string                    // nodes that this one forwards to, by group
 	waiting   map[string]bool                        // Services that are looked at when endpoints are known
 	next      map[string]map[netip.Addr]l2.Desired   // what may be wanted of layer 2 soon, by pool
 	addresses []netip.Addr                           // the last InternalIPs of this node
@@ -116,6 +117,7 @@ func newPlanner(o Options, s *sources, d drivers, r *reporter, routerID netip.Ad
 		wanted:   map[string]map[netip.Addr]plan.Segment{},
 		next:     map[string]map[netip.Addr]l2.Desired{},
 		electors: map[string]plan.Electors{},
+		serving:  map[string][]string{},
 		waiting:  map[string]bool{},
 		holders:  map[netip.Addr]string{},
 		world: plan.World{
@@ -399,13 +401,7 @@ func (p *planner) do(t task) {
 		p.reviewAbilities()
 		p.replan() // also if the abilities are the same: IPVS as a whole may have failed, or works again
 	case deadNodesChanged:
-		dead := p.dead.Dead()
-		if maps.Equal(dead, p.world.Dead) {
-			return
-		}
-		p.world.Dead = dead
-		p.Logger.Info("dead nodes changed", "nodes", slices.Sorted(maps.Keys(p.world.Dead)))
-		p.replan()
+		p.setDead(p.dead.Dead())
 	case forwardedChanged:
 		for _, group := range p.groups.At(t.address) {
 			p.plan(group)
@@ -438,6 +434,24 @@ func (p *planner) nodesChanged(nodes map[string]plan.Node, before *inuse.Set) {
 		p.reviewAllNext()
 		p.reporter.poke()
 	}
+}
+
+// setDead plans again what is forwarded to nodes that died or are back. Nothing else depends on them.
+func (p *planner) setDead(dead map[string]bool) {
+	before := p.world.Dead
+	if maps.Equal(dead, before) {
+		return
+	}
+	p.world.Dead = dead
+	p.Logger.Info("dead nodes changed", "nodes", slices.Sorted(maps.Keys(dead)))
+	var touched []string
+	for id, nodes := range p.serving {
+		if slices.ContainsFunc(nodes, func(node string) bool { return dead[node] != before[node] }) {
+			touched = append(touched, id)
+		}
+	}
+	p.plan(p.groups.Of(touched...)...)
+	p.reporter.poke()
 }
 
 // elect gives the candidates of now to the addresses that changes are about. Groups that need more
@@ -498,6 +512,7 @@ func (p *planner) reviewService(key string) {
 		p.bgp.Sync(id, bgp.Desired{})
 		p.unserved.Sync(id, nil)
 		delete(p.electors, id)
+		delete(p.serving, id)
 		p.dataplane.Forget(id)
 		p.steering.Sync(id, nil)
 		p.reporter.complain(reasonIPVS, id, "")
@@ -597,6 +612,11 @@ func (p *planner) planGroup(group plan.Group) (left []netip.Addr) {
 // forward has this node forward for a group, and returns what its kernel shows of that.
 func (p *planner) forward(group plan.Group, services []plan.ClassifiedService) plan.Readiness {
 	backends, overdue := p.dataplane.Backends(group, services, p.sources.backends, p.world.Snapshot.DrainTimeout)
+	if nodes := nodesWith(backends); len(nodes) > 0 {
+		p.serving[group.ID] = nodes
+	} else {
+		delete(p.serving, group.ID)
+	}
 	services, complaint := plan.LimitSources(services)
 	marks := p.dataplane.Marks(group.ID, plan.MarkedFrontends(services))
 	status := p.dataplane.Sync(group, plan.PlanForwarding(services, backends, marks, p.world))
@@ -610,6 +630,18 @@ func (p *planner) forward(group plan.Group, services []plan.ClassifiedService) p
 		}
 	}
 	return status.Readiness
+}
+
+// nodesWith returns the nodes that have some of these backends.
+func nodesWith(backends map[string][]plan.Backend) []string {
+	var nodes []string
+	for _, some := range backends {
+		for _, b := range some {
+			nodes = append(nodes, b.Node)
+		}
+	}
+	slices.Sort(nodes)
+	return slices.Clone(slices.Compact(nodes)) // without what was left out
 }
 
 // steer has this node steer the connections of a group, and reports whether its kernel does, and

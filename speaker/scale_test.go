@@ -3,6 +3,7 @@ package speaker
 import (
 	"maps"
 	"math/rand/v2"
+	"reflect"
 
 	"fmt"
 	"net/netip"
@@ -75,7 +76,7 @@ func largeNode(t testing.TB, nodes, groups int) node {
 func sliceOn(svc *corev1.Service, nodes ...string) *discoveryv1.EndpointSlice {
 	slice := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{
 		Namespace: svc.Namespace, Name: svc.Name + "-1", Labels: map[string]string{discoveryv1.LabelServiceName: svc.Name},
-	}}
+	}, Ports: []discoveryv1.EndpointPort{{Name: new("http"), Port: new(int32(8080))}}}
 	for _, node := range nodes {
 		slice.Endpoints = append(
 			slice.Endpoints,
@@ -141,6 +142,64 @@ func BenchmarkNodeChange(b *testing.B) {
 				}
 			})
 		}
+	}
+}
+
+// A node that dies, or is back, has those groups planned again that are forwarded to it.
+func TestSetDead(t *testing.T) {
+	n := largeNode(t, 6, 40)
+	pool := v1alpha1test.SelectsAll(&v1alpha1.LoadBalancerPool{ObjectMeta: named("ours")})
+	pool.Spec.Addresses, pool.Spec.Dataplane = []v1alpha1.AddressRange{"10.0.0.0/16"}, v1alpha1.DataplaneIPVS
+	if err := n.sources.pool.GetStore().Update(pool); err != nil {
+		t.Fatal(err)
+	}
+	n.begin()
+	for _, step := range []struct {
+		dead []string
+		want []int // the Services that are planned again
+	}{
+		{[]string{"n5"}, []int{10}},
+		{[]string{"n5", "n7"}, nil},
+		{[]string{"n4", "n6", "n7"}, []int{10, 20}},
+		{[]string{"n4"}, []int{10}},
+		{[]string{"n1", "n4"}, []int{0, 30}},
+		{nil, []int{0, 20, 30}},
+	} {
+		clear(n.dataplane.synced)
+		dead := map[string]bool{}
+		for _, node := range step.dead {
+			dead[node] = true
+		}
+		n.setDead(dead)
+		got := maps.Clone(n.dataplane.synced)
+		var want []string
+		for _, i := range step.want {
+			want = append(want, fmt.Sprintf("team-%d/service-%d", i, i))
+		}
+		slices.Sort(want)
+		if planned := slices.Sorted(maps.Keys(got)); !slices.Equal(planned, want) {
+			t.Errorf("dead are %v: planned are %v, want %v", step.dead, planned, want)
+		}
+		n.do(task{kind: settingsChanged}) // plans everything again
+		for group, f := range got {
+			if again := n.dataplane.synced[group]; len(f.Table) == 0 || !reflect.DeepEqual(f, again) {
+				t.Errorf("dead are %v: %s is forwarded as %v, and if all is planned again as %v", step.dead, group, f, again)
+			}
+		}
+	}
+}
+
+// BenchmarkNodeDies is what a speaker computes when another node dies, beside 10 000 groups. It must
+// not grow with those that are not forwarded to it.
+func BenchmarkNodeDies(b *testing.B) {
+	n := largeNode(b, 500, 10_000)
+	n.begin()
+	for i := 0; b.Loop(); i++ {
+		dead := map[string]bool{}
+		if i%2 == 0 {
+			dead["n1"] = true
+		}
+		n.setDead(dead)
 	}
 }
 
