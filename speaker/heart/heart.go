@@ -121,7 +121,7 @@ func New(config Config) (*Heart, error) {
 	close(parted)
 	return &Heart{
 		Config: config, registry: registry, engine: engine, ledger: newLedger(),
-		net: localnet.New(config.Logger.With("driver", "localnet")), ending: make(chan struct{}),
+		net: localnet.OfAddresses(config.Logger.With("driver", "localnet")), ending: make(chan struct{}),
 		keep: async.NewSignal(), unfit: make(chan error, 1), orders: newOrders(), terms: newTermSet(), parted: parted,
 		watchers: watchers{all: map[*watcher]bool{}},
 		patience: patience{vouchFor: usualVouchFor, vouchEvery: time.Second, age: usualAge},

@@ -14,12 +14,14 @@ import (
 )
 
 // system is the kernel, asked by netlink.
-type system struct{}
+type system struct {
+	routes bool // it is asked for routes, too
+}
 
-func (system) read() (Network, error) {
+func (system) addresses() ([]Address, error) {
 	links, err := netlink.LinkList()
 	if err != nil {
-		return Network{}, fmt.Errorf("list interfaces: %w", err)
+		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
 	names := map[int]string{}
 	for _, l := range links {
@@ -27,27 +29,57 @@ func (system) read() (Network, error) {
 	}
 	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
-		return Network{}, fmt.Errorf("list addresses: %w", err)
+		return nil, fmt.Errorf("list addresses: %w", err)
 	}
+	return addressesOf(addrs, names), nil
+}
+
+func (system) gateways() (found []netip.Addr, through map[int]bool, err error) {
 	var routes []netlink.Route
+	// There may be a million of them, so they are not gathered.
+	if err := eachUnicast(func(r netlink.Route) {
+		if isDefault(r) {
+			routes = append(routes, r)
+		}
+	}); err != nil {
+		return nil, nil, fmt.Errorf("list routes: %w", err)
+	}
+	return gatewaysOf(routes), linksOf(routes), nil
+}
+
+// eachUnicast reads the routes of all tables but for those to the node itself: with --ipvs that is
+// one for each address of a Service. A kernel before 4.20 leaves out none.
+func eachUnicast(do func(netlink.Route)) error {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	_ = h.SetStrictCheck(true) // so that the kernel heeds the type
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		// There may be a million of them, so they are not gathered.
-		err := netlink.RouteListFilteredIter(
+		err := h.RouteListFilteredIter(
 			family,
-			&netlink.Route{Table: unix.RT_TABLE_UNSPEC},
+			&netlink.Route{Table: unix.RT_TABLE_UNSPEC, Type: unix.RTN_UNICAST},
 			netlink.RT_FILTER_TABLE,
-			func(r netlink.Route) bool {
-				if isDefault(r) {
-					routes = append(routes, r)
-				}
-				return true
-			},
+			func(r netlink.Route) bool { do(r); return true },
 		)
 		if err != nil {
-			return Network{}, fmt.Errorf("list routes: %w", err)
+			return err
 		}
 	}
-	return Network{Addresses: addressesOf(addrs, names), Gateways: gatewaysOf(routes)}, nil
+	return nil
+}
+
+// linksOf returns the interfaces of routes, by index.
+func linksOf(routes []netlink.Route) map[int]bool {
+	found := map[int]bool{}
+	for _, r := range routes {
+		found[r.LinkIndex] = true
+		for _, hop := range r.MultiPath {
+			found[hop.LinkIndex] = true
+		}
+	}
+	return found
 }
 
 func isDefault(r netlink.Route) bool {
@@ -109,7 +141,7 @@ func beyondLink(ip net.IP) (netip.Addr, bool) {
 
 // watch follows interfaces, since their addresses go with them and come back in silence, addresses
 // and default routes.
-func (system) watch(ctx context.Context, changed func()) error {
+func (s system) watch(ctx context.Context, changed func(event)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	failed := func(err error) { cancel(fmt.Errorf("notifications: %w", err)) }
@@ -144,31 +176,40 @@ func (system) watch(ctx context.Context, changed func()) error {
 		return fmt.Errorf("subscribe to addresses: %w", err)
 	}
 	drains = append(drains, func() { drain(addrs) })
-	if err := netlink.RouteSubscribeWithOptions(routes, done, netlink.RouteSubscribeOptions{
-		ErrorCallback: failed,
-	}); err != nil {
-		return fmt.Errorf("subscribe to routes: %w", err)
+	if s.routes {
+		if err := netlink.RouteSubscribeWithOptions(routes, done, netlink.RouteSubscribeOptions{
+			ErrorCallback: failed,
+		}); err != nil {
+			return fmt.Errorf("subscribe to routes: %w", err)
+		}
+		drains = append(drains, func() { drain(routes) })
 	}
-	drains = append(drains, func() { drain(routes) })
-	changed() // what happened before the subscription
+	changed(event{routes: true}) // what happened before the subscription
 	for {
-		more, news := true, true
+		more, news, e := true, true, event{}
 		select {
 		case <-ctx.Done():
 			if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
 				return err
 			}
 			return nil
-		case _, more = <-links:
-		case _, more = <-addrs:
+		case l, ok := <-links:
+			if more = ok; l.Header.Type == unix.RTM_DELLINK || l.Flags&unix.IFF_UP == 0 {
+				e.link = int(l.Index)
+			}
+		case a, ok := <-addrs:
+			if more = ok; !a.NewAddr {
+				e.link = a.LinkIndex
+			}
 		case r, ok := <-routes:
 			more, news = ok, isDefault(r.Route) // those to pods come and go all the time
+			e.routes = news
 		}
 		switch {
 		case !more:
 			return errors.New("notifications ended")
 		case news:
-			changed()
+			changed(e)
 		}
 	}
 }

@@ -110,35 +110,46 @@ func TestWatcher_OfService(t *testing.T) {
 type fake struct {
 	says   atomic.Pointer[Network] // nil: nothing can be read
 	reads  atomic.Int32
-	events chan struct{}
+	lists  atomic.Int32 // of routes
+	events chan event
 	breaks chan struct{}
 }
 
-func (f *fake) read() (Network, error) {
+func newFake() *fake { return &fake{events: make(chan event), breaks: make(chan struct{})} }
+
+func (f *fake) addresses() ([]Address, error) {
 	f.reads.Add(1)
 	if n := f.says.Load(); n != nil {
-		return *n, nil
+		return n.Addresses, nil
 	}
-	return Network{}, errors.New("interrupted")
+	return nil, errors.New("interrupted")
 }
 
-func (f *fake) watch(ctx context.Context, changed func()) error {
-	changed()
+func (f *fake) gateways() ([]netip.Addr, map[int]bool, error) {
+	f.lists.Add(1)
+	if n := f.says.Load(); n != nil {
+		return n.Gateways, map[int]bool{2: true}, nil
+	}
+	return nil, nil, errors.New("interrupted")
+}
+
+func (f *fake) watch(ctx context.Context, changed func(event)) error {
+	changed(event{routes: true})
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-f.breaks:
 			return errors.New("lost some")
-		case <-f.events:
-			changed()
+		case e := <-f.events:
+			changed(e)
 		}
 	}
 }
 
 func TestWatcher_Run(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &fake{events: make(chan struct{}), breaks: make(chan struct{})}
+		f := newFake()
 		one := Network{Gateways: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}
 		two := Network{Gateways: []netip.Addr{netip.MustParseAddr("192.0.2.2")}}
 		f.says.Store(&one)
@@ -164,14 +175,14 @@ func TestWatcher_Run(t *testing.T) {
 		check("at the start", one, 1)
 		before := f.reads.Load()
 		for range 10 {
-			f.events <- struct{}{}
+			f.events <- event{}
 		}
 		check("after events that change nothing", one, 1)
 		if n := f.reads.Load() - before; n != 1 {
 			t.Errorf("ten events at once: read %d times, want once", n)
 		}
 		f.says.Store(nil)
-		f.events <- struct{}{}
+		f.events <- event{routes: true}
 		check("while nothing can be read", one, 1)
 		f.says.Store(&two)
 		<-time.After(retry)
@@ -185,4 +196,60 @@ func TestWatcher_Run(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// Interfaces and addresses of pods come and go all the time, and routes are not listed for that.
+func TestWatcher_Run_routes(t *testing.T) {
+	for _, routes := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFake()
+			f.says.Store(&Network{})
+			w := OfAddresses(slog.New(slog.DiscardHandler))
+			w.kernel, w.routes = f, routes
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error)
+			go func() { done <- w.Run(ctx) }()
+			<-time.After(2 * settle) // of synctest's clock
+			for _, step := range []struct {
+				name  string
+				do    func()
+				lists int32
+			}{
+				{"a pod's interface comes", func() { f.events <- event{} }, 0},
+				{"it goes", func() { f.events <- event{link: 7} }, 0},
+				{"a default route's is down", func() { f.events <- event{link: 2} }, 1},
+				{"a default route comes", func() { f.events <- event{routes: true} }, 1},
+				{"events are lost", func() { f.breaks <- struct{}{}; <-time.After(retry) }, 1},
+				{"something happens long after", func() { <-time.After(relist); f.events <- event{} }, 1},
+			} {
+				reads, lists := f.reads.Load(), f.lists.Load()
+				step.do()
+				<-time.After(2 * settle)
+				reads, lists = f.reads.Load()-reads, f.lists.Load()-lists
+				if want := step.lists; reads != 1 || routes && lists != want || !routes && lists != 0 {
+					t.Errorf("%s, routes %v: read addresses %d times, and routes %d times, want %d", step.name, routes, reads, lists, want)
+				}
+			}
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// Routes to the node itself are left out by the kernel: with --ipvs there are thousands.
+func TestEachUnicast(t *testing.T) {
+	all, err := netlink.RouteListFiltered(
+		netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
+	if err != nil || len(all) == 0 {
+		t.Fatalf("the table local has %v, %v", all, err)
+	}
+	if err := eachUnicast(func(r netlink.Route) {
+		if r.Type != unix.RTN_UNICAST {
+			t.Errorf("read %v", r)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
 }
