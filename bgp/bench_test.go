@@ -49,6 +49,30 @@ func BenchmarkOneGroupChanges(b *testing.B) {
 	}
 }
 
+// BenchmarkOneGroupOfAnAggregate measures what it costs that one group more, or less, wants a prefix
+// that 10 000 others want: it must not depend on how many do.
+func BenchmarkOneGroupOfAnAggregate(b *testing.B) {
+	w := newDesiredRoutes()
+	aggregate := netip.MustParsePrefix("198.18.0.0/15")
+	want := func(i int) Desired {
+		return Desired{Routes: []Route{{Prefix: aggregate, Peers: []string{"tor1", "tor2"}, Attributes: Attributes{Weight: uint32(i % 7)}}}}
+	}
+	for i := range 10000 {
+		w.replace(fmt.Sprintf("group-%d", i), want(i))
+	}
+	for n := 0; b.Loop(); n++ {
+		desired := Desired{}
+		if n%2 == 0 {
+			desired = want(3)
+		}
+		for _, prefix := range w.replace("group", desired) {
+			if _, ok := w.announcement(prefix); !ok {
+				b.Fatal("nobody wants it")
+			}
+		}
+	}
+}
+
 // BenchmarkPolicies measures what it costs to have the export policy know another set of
 // attributes, with 10 peers and 50 sets.
 func BenchmarkPolicies(b *testing.B) {

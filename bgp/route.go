@@ -2,6 +2,7 @@ package bgp
 
 import (
 	"cmp"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -189,13 +190,20 @@ func (a announcement) validate() error {
 // group's routes, whatever the number of groups. It has one owner and no lock.
 type desiredRoutes struct {
 	groups   map[string]map[netip.Prefix]announcement
-	prefixes map[netip.Prefix][]string // the groups that want a prefix, nearly always one
+	prefixes map[netip.Prefix][]wanted // nearly always one; an aggregate is wanted by thousands of groups alike
+}
+
+// wanted is an announcement without weights that groups want of a prefix.
+type wanted struct {
+	announcement
+	groups int
+	sums   []int64 // of their weights, in the order of weights
 }
 
 func newDesiredRoutes() *desiredRoutes {
 	return &desiredRoutes{
 		groups:   map[string]map[netip.Prefix]announcement{},
-		prefixes: map[netip.Prefix][]string{},
+		prefixes: map[netip.Prefix][]wanted{},
 	}
 }
 
@@ -209,9 +217,8 @@ func (w *desiredRoutes) replace(group string, desired Desired) []netip.Prefix {
 		after[prefix] = after[prefix].union(of(r))
 	}
 	var changed []netip.Prefix
-	for prefix := range before {
-		if _, stays := after[prefix]; !stays {
-			w.drop(group, prefix)
+	for prefix, a := range before {
+		if _, stays := after[prefix]; !stays && w.count(prefix, a, -1) {
 			changed = append(changed, prefix)
 		}
 	}
@@ -220,10 +227,13 @@ func (w *desiredRoutes) replace(group string, desired Desired) []netip.Prefix {
 		if had && old.equal(a) {
 			continue
 		}
-		if !had {
-			w.prefixes[prefix] = append(w.prefixes[prefix], group)
+		news := w.count(prefix, a, 1)
+		if had {
+			news = w.count(prefix, old, -1) || news
 		}
-		changed = append(changed, prefix)
+		if news {
+			changed = append(changed, prefix)
+		}
 	}
 	if len(after) == 0 {
 		delete(w.groups, group)
@@ -233,32 +243,71 @@ func (w *desiredRoutes) replace(group string, desired Desired) []netip.Prefix {
 	return changed
 }
 
-func (w *desiredRoutes) drop(group string, prefix netip.Prefix) {
-	groups := w.prefixes[prefix]
-	if len(groups) == 1 {
+// count takes that one more group wants an announcement of a prefix, or with -1 one less. It reports
+// whether all that is wanted of the prefix may be another announcement now.
+func (w *desiredRoutes) count(prefix netip.Prefix, a announcement, n int) (news bool) {
+	weights := a.weights()
+	a = a.weighing(make([]int64, len(weights)))
+	all := w.prefixes[prefix]
+	i := slices.IndexFunc(all, func(other wanted) bool { return other.equal(a) })
+	if i < 0 {
+		i, news = len(all), true
+		all = append(all, wanted{announcement: a, sums: make([]int64, len(weights))})
+	}
+	all[i].groups += n
+	for j, weight := range weights {
+		all[i].sums[j] += int64(n) * weight
+		news = news || weight > 0
+	}
+	if all[i].groups == 0 {
+		all, news = slices.Delete(all, i, i+1), true
+	}
+	if w.prefixes[prefix] = all; len(all) == 0 {
 		delete(w.prefixes, prefix)
-		return
 	}
-	kept := make([]string, 0, len(groups)-1)
-	for _, g := range groups {
-		if g != group {
-			kept = append(kept, g)
-		}
-	}
-	w.prefixes[prefix] = kept
+	return news
 }
 
 // announcement merges what all groups want for prefix; ok is false if none wants it.
 func (w *desiredRoutes) announcement(prefix netip.Prefix) (a announcement, ok bool) {
-	for i, group := range w.prefixes[prefix] {
-		if one := w.groups[group][prefix]; i == 0 {
-			a = one
+	for i, one := range w.prefixes[prefix] {
+		if all := one.weighing(one.sums); i == 0 {
+			a = all
 		} else {
-			a = a.union(one)
+			a = a.union(all)
 		}
 		ok = true
 	}
 	return a.compact(), ok
+}
+
+// weights returns that of everyone, and those of named.
+func (a announcement) weights() []int64 {
+	weights := make([]int64, 1+len(a.named))
+	if a.everyone != nil {
+		weights[0] = int64(a.everyone.Weight)
+	}
+	for i, s := range a.named {
+		weights[1+i] = int64(s.Weight)
+	}
+	return weights
+}
+
+// weighing is the announcement with other weights, or the greatest that there is.
+func (a announcement) weighing(weights []int64) announcement {
+	if slices.Equal(weights, a.weights()) {
+		return a
+	}
+	w := announcement{named: slices.Clone(a.named)}
+	if a.everyone != nil {
+		all := *a.everyone
+		all.Weight = uint32(min(weights[0], math.MaxUint32))
+		w.everyone = &all
+	}
+	for i := range w.named {
+		w.named[i].Weight = uint32(min(weights[1+i], math.MaxUint32))
+	}
+	return w
 }
 
 // canonical makes equal prefixes compare equal.

@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"math"
 	"net/netip"
 	"slices"
 	"testing"
@@ -200,4 +201,79 @@ func slowlyToldTo(groups map[string]Desired, prefix netip.Prefix, peer string) s
 		return "-"
 	}
 	return told.Key()
+}
+
+// What is counted is what the groups' announcements are, merged one by one; and no prefix is named
+// as changed for one group of many that want the same.
+func TestWhatIsCountedIsThePlainMerge(t *testing.T) {
+	prefix := netip.MustParsePrefix("192.0.2.0/24")
+	number := func(n uint32) *uint32 { return &n }
+	rapid.Check(t, func(t *rapid.T) {
+		w := newDesiredRoutes()
+		peers := rapid.SampledFrom([][]string{nil, {"tor1"}, {"tor1", "tor2"}})
+		weight := rapid.SampledFrom([]uint32{0, 0, 1, 7, math.MaxUint32 - 3})
+		preference := rapid.SampledFrom([]*uint32{nil, number(100), number(200)})
+		communities := rapid.SampledFrom([][]community.Community{nil, {{A: 1}}, {{A: 1}, {A: 2}}})
+		plain := func() (a announcement, ok bool) {
+			for _, wants := range w.groups {
+				if one, some := wants[prefix]; some {
+					a, ok = a.union(one), true
+				}
+			}
+			return a.compact(), ok
+		}
+		for range rapid.IntRange(1, 40).Draw(t, "steps") {
+			var d Desired
+			for range rapid.IntRange(0, 2).Draw(t, "routes") {
+				d.Routes = append(d.Routes, Route{Prefix: prefix, Peers: peers.Draw(t, "peers"), Attributes: Attributes{
+					Weight: weight.Draw(t, "weight"), LocalPref: preference.Draw(t, "preference"),
+					MED: preference.Draw(t, "MED"), Communities: communities.Draw(t, "communities"),
+				}})
+			}
+			before, was := plain()
+			changed := w.replace(rapid.StringMatching("[a-f]").Draw(t, "group"), d)
+			want, wanted := plain()
+			if got, ok := w.announcement(prefix); ok != wanted || !got.equal(want) {
+				t.Fatalf("counted %+v, %v, merged %+v, %v", got, ok, want, wanted)
+			}
+			if differs := was != wanted || !before.equal(want); differs && len(changed) == 0 {
+				t.Fatalf("%+v became %+v, and no prefix changed", before, want)
+			}
+		}
+		for group := range w.groups {
+			w.replace(group, Desired{})
+		}
+		if len(w.prefixes) > 0 {
+			t.Fatalf("kept %v", w.prefixes)
+		}
+	})
+}
+
+func TestAnAggregateOfManyGroupsIsTouchedOnlyIfItChanges(t *testing.T) {
+	w := newDesiredRoutes()
+	aggregate := func(weight uint32, peers ...string) Desired {
+		d := routes(peers, "192.0.2.0/24")
+		d.Routes[0].Weight = weight
+		return d
+	}
+	for _, s := range []struct {
+		name, group string
+		desired     Desired
+		changed     bool
+	}{
+		{"the first", "a", aggregate(0), true},
+		{"another that wants the same", "b", aggregate(0), false},
+		{"one with a weight", "c", aggregate(2), true},
+		{"one with other peers", "d", aggregate(0, "tor1"), true},
+		{"the first leaves", "a", Desired{}, false},
+		{"the one with a weight loses it", "c", aggregate(0), true},
+		{"and leaves", "c", Desired{}, false},
+		{"the one with other peers wants the same", "d", aggregate(0), true},
+		{"one of two leaves", "b", Desired{}, false},
+		{"the last leaves", "d", Desired{}, true},
+	} {
+		if changed := w.replace(s.group, s.desired); len(changed) > 0 != s.changed {
+			t.Errorf("%s: changed are %v, want some: %v", s.name, changed, s.changed)
+		}
+	}
 }
