@@ -121,6 +121,7 @@ func newSegment(shared *shared, parent parent, name string, cancel context.Cance
 
 			FreshWithin: shared.config.FreshWithin,
 			StaleAfter:  shared.config.StaleAfter,
+			Grace:       grace,
 
 			Random: randomNumber,
 		}),

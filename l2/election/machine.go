@@ -136,16 +136,21 @@ type Options struct {
 	// A node whose desired state was confirmed within FreshWithin takes what it wants from a node
 	// whose desired state was not for StaleAfter. 0: never.
 	FreshWithin, StaleAfter time.Duration
-	Random                  func() uint64 // unforeseeable numbers, never 0
+	// A node that was not confirmed within FreshWithin, and is again, takes nothing for that reason
+	// from peers that were not confirmed since, until Grace is over.
+	Grace  time.Duration
+	Random func() uint64 // unforeseeable numbers, never 0
 }
 
 // NewMachine returns the machine of a node that is Starting, on a segment that is not open.
 func NewMachine(o Options) *Machine {
+	f := freshness{freshWithin: o.FreshWithin, staleAfter: o.StaleAfter, grace: o.Grace}
+	f.age = f.undecided()
 	return &Machine{
 		self:           o.Node,
 		boot:           o.Boot,
 		handover:       o.Handover,
-		freshness:      freshness{freshWithin: o.FreshWithin, staleAfter: o.StaleAfter},
+		freshness:      f,
 		pacer:          pacer{base: o.Interval, interval: o.Interval, listen: o.Listen},
 		random:         o.Random,
 		peers:          newPeerTable(o.Node, o.Boot, o.Random),
@@ -266,7 +271,7 @@ func (m *Machine) SetCapabilities(now time.Time, capabilities Capabilities) {
 
 // Confirm says that this node's desired state was up to date at a time that is not after now.
 func (m *Machine) Confirm(now, at time.Time) {
-	m.freshness.confirmedAt = at
+	m.freshness.confirm(now, at)
 	m.updateAge(now)
 }
 
@@ -279,9 +284,20 @@ func (m *Machine) updateAge(now time.Time) {
 	}
 	before := f.age
 	f.age = max(0, now.Sub(f.confirmedAt))
+	if m.mayBeFirst(now) {
+		f.age = max(f.age, f.undecided())
+	}
 	if f.isFresh(before) != f.isFresh(f.age) || f.isStale(before) != f.isStale(f.age) {
 		m.evaluateAll(now, PeerStale)
 	}
+}
+
+// mayBeFirst reports whether this node is back, or there, for so short a time that stale peers may
+// only need longer to hear from the API. A peer that was confirmed since, and is stale again, would
+// not.
+func (m *Machine) mayBeFirst(now time.Time) bool {
+	since := now.Sub(m.freshness.returnedAt)
+	return since < m.freshness.staleAfter || since < m.freshness.grace && m.peers.anyOlder(since)
 }
 
 // Outdated returns a peer that is alive and knows better than this node what is desired; "": none.
@@ -308,6 +324,9 @@ func (m *Machine) Hear(now time.Time, x Message) error {
 		return err
 	}
 	m.outage.heard = true
+	if m.freshness.isStale(x.age) {
+		m.updateAge(now) // the peer may only need longer
+	}
 	p := m.claimsOf(now, x)
 	m.updateHold(now, p, x)
 	switch x.kind {

@@ -276,6 +276,16 @@ func (r *peerTable) age(node string) time.Duration {
 	return 0
 }
 
+// anyOlder reports whether a peer's desired state was at least that old when it was last heard.
+func (r *peerTable) anyOlder(age time.Duration) bool {
+	for _, m := range r.peers {
+		if m.age >= age {
+			return true
+		}
+	}
+	return false
+}
+
 // mayOwn reports whether claims of the peer count: it is alive, and Ready or Holding.
 func (r *peerTable) mayOwn(node string) bool {
 	m, ok := r.peers[node]

@@ -887,6 +887,100 @@ func TestMachineMirroredTermOfDeadNode(t *testing.T) {
 	}
 }
 
+// When the API was away for all and comes back to one node after the other, nothing moves, and no
+// node thinks that it is outdated. Who does not come back in time is outranked.
+func TestMachineNothingMovesWhenAPIReturns(t *testing.T) {
+	for seed := range uint64(30) {
+		w := together(t, 8, 200, nil)
+		w.random = rand.New(rand.NewPCG(seed, 1))
+		cut := w.between(simFresh+simConfirm, 2*simStale) // some are stale already, or all
+		for _, n := range w.nodes {
+			n.apiCut = true
+		}
+		outdated := func() error {
+			for _, n := range w.nodes {
+				if fresher := n.m.Outdated(); fresher != "" {
+					return fmt.Errorf("at %s %s thinks that %s knows better", w.now, n.name, fresher)
+				}
+			}
+			return nil
+		}
+		if err := w.run(cut, outdated); err != nil {
+			t.Fatal(err)
+		}
+		before := w.moves
+		last := w.nodes[seed%8]
+		for _, n := range w.nodes {
+			if n != last {
+				w.after(w.between(0, simGrace-2*simConfirm), func() { n.apiCut = false })
+			}
+		}
+		if err := w.run(simGrace-simConfirm, outdated); err != nil {
+			t.Errorf("seed %d: %v", seed, err)
+		}
+		if w.moves != before {
+			t.Errorf("seed %d: %d moves while the API comes back", seed, w.moves-before)
+		}
+		if err := w.run(simGrace, nil); err != nil {
+			t.Fatal(err)
+		}
+		if n := last.m.owned; n != 0 || last.m.Outdated() == "" {
+			t.Errorf("seed %d: %s, which is the only one without the API, has %d addresses", seed, last.name, n)
+		}
+		moved := w.moves
+		last.apiCut = false
+		if err := w.run(simConfirm+simInterval, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.run(2*simGrace, outdated); err != nil {
+			t.Errorf("seed %d: %v", seed, err)
+		}
+		if w.moves != moved {
+			t.Errorf("seed %d: %d moves when %s is back", seed, w.moves-moved, last.name)
+		}
+	}
+}
+
+// A node that starts while others are stale takes nothing from them before they had their time: the
+// API may have been away for them because it was on this node. A node that never lost the API does
+// not wait.
+func TestMachineStartsAmongStaleNodes(t *testing.T) {
+	w := together(t, 4, 40, nil)
+	run := func(d time.Duration) {
+		t.Helper()
+		if err := w.run(d, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	starts, owner := w.nodes[0], w.owners(w.addresses[0])[0]
+	if starts == owner {
+		starts = w.nodes[1]
+	}
+	for _, n := range w.nodes {
+		n.apiCut = true
+	}
+	run(calm)
+	starts.crash()
+	run(calm)
+	owned := owner.m.owned
+	starts.apiCut, starts.confirmed = false, time.Time{}
+	starts.boot()
+	run(simListen + 500*time.Millisecond)
+	if n := owner.m.owned; n != owned || owner.m.Outdated() != "" {
+		t.Errorf("%s has %d of its %d addresses when another starts, outdated by %q", owner.name, n, owned, owner.m.Outdated())
+	}
+	for _, n := range w.nodes {
+		n.apiCut = false
+	}
+	run(2 * calm)
+	owner = w.owners(w.addresses[0])[0]
+	owner.apiCut = true
+	run(simStale + simInterval + 100*time.Millisecond)
+	if n := owner.m.owned; n != 0 {
+		t.Errorf("%s has %d addresses though others never lost the API", owner.name, n)
+	}
+}
+
 // On a mute segment the first thing that nodes see of the API, when it is back, may be that an
 // owner is gone. They cannot know yet what the others do about that, so they bid.
 func TestMachineMuteBidsBeforeConfirmation(t *testing.T) {

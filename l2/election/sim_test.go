@@ -23,6 +23,7 @@ const (
 	simConfirm  = 300 * time.Millisecond  // between looks at the API
 	simFresh    = 700 * time.Millisecond
 	simStale    = 1500 * time.Millisecond
+	simGrace    = 2500 * time.Millisecond
 )
 
 type world struct {
@@ -209,7 +210,7 @@ func (n *simNode) boot() {
 	options := Options{
 		Node: n.name, Boot: n.boots<<8 | uint64(n.index) + 1,
 		Interval: simInterval, Listen: simListen, Handover: simHandover,
-		FreshWithin: simFresh, StaleAfter: simStale,
+		FreshWithin: simFresh, StaleAfter: simStale, Grace: simGrace,
 		Random: n.w.random.Uint64,
 	}
 	if n.w.older {

@@ -60,11 +60,31 @@ func (c Capabilities) Has(needed Capabilities) bool { return c&needed == needed 
 // from the API for long may answer for an address that is somebody else's by now, so a node that
 // knows better takes the address. When all nodes are equally stale, because the API is away,
 // nothing changes.
+//
+// Nor does anything when the API comes back, to one node after the other. So a node that was not
+// fresh until a moment ago does not say how fresh it is: its peers may not have had the time yet.
 type freshness struct {
-	freshWithin, staleAfter time.Duration
+	freshWithin, staleAfter, grace time.Duration
 
 	confirmedAt time.Time     // zero: nothing confirms it
-	age         time.Duration // at the last tick
+	returnedAt  time.Time     // when it was confirmed after it had not been fresh; zero: never
+	age         time.Duration // at the last tick, as this node says and counts it
+}
+
+// confirm takes that the desired state was up to date at that time.
+func (f *freshness) confirm(now, at time.Time) {
+	if !f.isFresh(now.Sub(f.confirmedAt)) {
+		f.returnedAt = now
+	}
+	f.confirmedAt = at
+}
+
+// undecided is an age at which a node is neither fresh nor stale.
+func (f *freshness) undecided() time.Duration {
+	if f.staleAfter == 0 {
+		return 0 // no node is ever stale
+	}
+	return (f.freshWithin + f.staleAfter) / 2
 }
 
 // isFresh reports whether a desired state of that age is up to date.
