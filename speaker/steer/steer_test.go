@@ -3,6 +3,7 @@ package steer
 import (
 	"errors"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -150,6 +151,36 @@ func TestSteererStarts(t *testing.T) {
 		s.has(nil, steering.Features{})
 		is("it can, later", false, true)
 	})
+}
+
+// What is set as it was makes no work: networks of nodes change with each Pod.
+func TestSteererSetsNothingNew(t *testing.T) {
+	s := New(Config{Logger: slog.New(slog.DiscardHandler)})
+	nodes := map[string][]netip.Addr{"n1": {address("10.0.0.1"), address("fd00::1")}, "n2": {address("10.0.0.2")}}
+	other := map[string][]netip.Addr{"n1": {address("10.0.0.1")}, "n2": {address("10.0.0.2")}}
+	for i, c := range []struct {
+		do   func()
+		want bool
+	}{
+		{func() { s.SetNodes(nodes) }, true},
+		{func() { s.SetNodes(maps.Clone(nodes)) }, false},
+		{func() { s.SetNodes(other) }, true},
+		{func() { s.SetInterfaces([]string{"eth0", "eth1"}) }, true},
+		{func() { s.SetInterfaces([]string{"eth0", "eth1"}) }, false},
+		{func() { s.SetInterfaces([]string{"eth0"}) }, true},
+		{func() { s.SetInterfaces(nil) }, true},
+	} {
+		c.do()
+		woken := false
+		select {
+		case <-s.wake:
+			woken = true
+		default:
+		}
+		if a := s.take(time.Time{}); a.all != c.want || woken != c.want {
+			t.Errorf("step %d: all is applied: %t, woken: %t, want %t", i, a.all, woken, c.want)
+		}
+	}
 }
 
 // What the program says of a group it goes on to say while a change of the group is on its way.

@@ -121,6 +121,18 @@ func (s *Steerer) change(do func()) {
 	s.wake.Notify()
 }
 
+// set has all be applied unless what it is about is as it was.
+func (s *Steerer) set(same func() bool, do func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if same() {
+		return
+	}
+	do()
+	s.all = true
+	s.wake.Notify()
+}
+
 // Sync replaces what is desired of a group; no ports: nothing.
 func (s *Steerer) Sync(group string, ports []plan.SteeredPort) {
 	s.mu.Lock()
@@ -174,12 +186,16 @@ func (s *Steerer) SetEnabled(enabled bool) { s.change(func() { s.enabled = enabl
 
 // SetNodes sets the addresses of all nodes.
 func (s *Steerer) SetNodes(addresses map[string][]netip.Addr) {
-	s.change(func() { s.addresses, s.all = maps.Clone(addresses), true })
+	s.set(
+		func() bool { return maps.EqualFunc(s.addresses, addresses, slices.Equal) },
+		func() { s.addresses = maps.Clone(addresses) },
+	)
 }
 
-// SetInterfaces sets by which interfaces packets for Services may come.
+// SetInterfaces sets by which interfaces packets for Services may come. It is called for each
+// change of the node's network, as when a Pod starts.
 func (s *Steerer) SetInterfaces(names []string) {
-	s.change(func() { s.interfaces, s.all = names, true })
+	s.set(func() bool { return slices.Equal(s.interfaces, names) }, func() { s.interfaces = names })
 }
 
 // Suspect replaces the nodes that are thought dead: they get no new connections. Those that are
