@@ -92,13 +92,17 @@ func (g *Groups) replace(old, s Service) {
 // around returns the group of a Service, and marks its members as seen.
 func (g *Groups) around(service string, seen map[string]bool) Group {
 	var group Group
-	todo := []string{service}
+	todo, visited := []string{service}, map[netip.Addr]bool{} // each address once: all its sharers have it
 	seen[service] = true
 	for len(todo) > 0 {
 		member := g.services[todo[0]]
 		todo = todo[1:]
 		group.Services = append(group.Services, member)
 		for _, a := range member.Addresses {
+			if visited[a] {
+				continue
+			}
+			visited[a] = true
 			group.Addresses = append(group.Addresses, a)
 			for _, other := range g.holders[a] {
 				if !seen[other] {
@@ -110,7 +114,6 @@ func (g *Groups) around(service string, seen map[string]bool) Group {
 	}
 	slices.SortFunc(group.Services, func(a, b Service) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(group.Addresses, netip.Addr.Compare)
-	group.Addresses = slices.Compact(group.Addresses)
 	group.ID = group.Services[0].Name // not an address: those change, and the owner need not
 	return group
 }
