@@ -226,7 +226,7 @@ func (d *Driver) repair() error {
 			return errors.Join(err, d.read())
 		}
 	}
-	return d.nodes.removeOthers()
+	return errors.Join(d.kernel.forgetGone(), d.nodes.removeOthers())
 }
 
 // Features are what this kernel has of what is not necessary.
@@ -255,7 +255,7 @@ func (d *Driver) Close() error {
 	defer d.mu.Unlock()
 	d.reading.Lock()
 	defer d.reading.Unlock()
-	return errors.Join(d.attached.close(), d.kernel.close())
+	return errors.Join(d.kernel.forgetGone(), d.attached.close(), d.kernel.close())
 }
 
 // removeOlder removes maps of other layouts, which nothing uses now.

@@ -31,6 +31,8 @@ type kernel struct {
 	pages map[uint32]*mappedPage
 	// chance: the program asks conntrack.
 	chance bool
+	// gone are ids of Services that are gone, and whose counters are there still.
+	gone map[uint32]bool
 }
 
 // mappedPage is a page in the memory of this process.
@@ -55,7 +57,9 @@ func open(folder string) (*kernel, error) {
 			folder,
 		)
 	}
-	k := &kernel{pins: filepath.Join(folder, "v"+strconv.Itoa(layout)), pages: map[uint32]*mappedPage{}}
+	k := &kernel{
+		pins: filepath.Join(folder, "v"+strconv.Itoa(layout)), pages: map[uint32]*mappedPage{}, gone: map[uint32]bool{},
+	}
 	if err := os.MkdirAll(k.pins, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder for pinned maps: %w", err)
 	}
@@ -257,10 +261,8 @@ func (k *kernel) apply(c changes) error {
 	for _, i := range c.delPages {
 		errs = append(errs, k.removePage(i))
 	}
-	if len(c.forget) > 0 {
-		errs = append(errs, k.forgetCounters(func(key program.StatsKey) bool {
-			return slices.Contains(c.forget, key.Service)
-		}))
+	for _, id := range c.forget {
+		k.gone[id] = true
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("write the tables of steering: %w", err)
@@ -347,6 +349,19 @@ func (k *kernel) readSlots(at location) []decide.Slot {
 		return nil
 	}
 	return slots
+}
+
+// forgetGone removes the counters of Services that are gone: of all at once, since all counters are
+// read for it.
+func (k *kernel) forgetGone() error {
+	if len(k.gone) == 0 {
+		return nil
+	}
+	err := k.forgetCounters(func(key program.StatsKey) bool { return k.gone[key.Service] })
+	if err == nil {
+		clear(k.gone)
+	}
+	return err
 }
 
 // forgetCounters removes some counters.

@@ -102,7 +102,7 @@ type changes struct {
 	put       map[program.ServiceKey]program.Service
 	del       map[program.ServiceKey]bool
 	delRanges []program.RangeKey
-	forget    []uint32 // Services' ids, whose counters go
+	forget    []uint32 // Services' ids, whose counters go with the next Refresh
 	delPages  []uint32
 }
 

@@ -671,3 +671,18 @@ func TestServices_leavers(t *testing.T) {
 		})
 	}
 }
+
+// A Service that goes does not have all counters read: they go with the next Refresh, together.
+func TestKernel_forgetsLater(t *testing.T) {
+	k := &kernel{Objects: &program.Objects{}, gone: map[uint32]bool{}} // a map that is read is nil
+	for id := range uint32(3) {
+		c := newChanges()
+		c.forget = []uint32{id, id + 1}
+		if err := k.apply(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := map[uint32]bool{0: true, 1: true, 2: true, 3: true}; !maps.Equal(k.gone, want) {
+		t.Errorf("the counters of %v are to go, want %v", k.gone, want)
+	}
+}

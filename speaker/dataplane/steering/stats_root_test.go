@@ -96,3 +96,42 @@ func TestDriver_countersOfNodes(t *testing.T) {
 		t.Error("nothing is counted of those that are left")
 	}
 }
+
+// What is counted of Services that are gone goes with the next Refresh.
+func TestDriver_countersOfServices(t *testing.T) {
+	r := newRack(t)
+	d := r.start(t)
+	desired := r.desired(t, "one")
+	mustSync(t, d, desired)
+	processors, err := ebpf.PossibleCPU()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, node := d.services.records["default/web"].id, d.nodes.nodes.index["one"]
+	for _, service := range []uint32{id, id + 1000} {
+		key := program.StatsKey{Service: service, Node: node, Reason: uint16(decide.First)}
+		if err := d.kernel.Stats.Put(key, make([]uint64, processors)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.Update(nil, []string{"default/web"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Refresh(); err != nil {
+		t.Fatal(err)
+	}
+	counts, err := d.kernel.counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	others := false
+	for key := range counts {
+		if key.Service == id {
+			t.Errorf("%+v is counted of a Service that is gone", key)
+		}
+		others = others || key.Service == id+1000
+	}
+	if !others {
+		t.Error("the counters of others are gone, too")
+	}
+}
