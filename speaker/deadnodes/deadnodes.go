@@ -7,6 +7,7 @@ package deadnodes
 import (
 	"context"
 	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"sync"
 	"time"
@@ -26,6 +27,9 @@ const (
 	// that tell all others of its death go on to ask one that answers: if each of hundreds did, it
 	// would get as many connections each second.
 	manyQuestions = 60
+	// Those that do not tell ask a dead one ten times less often after so many already. They hear it,
+	// or hear of it, when it is back.
+	fewQuestions = 5
 	// together is within which time nodes fall silent for one reason: this node does not hear.
 	together = 10 * time.Second
 	// staleAtMost is how old what See is told may be.
@@ -690,7 +694,13 @@ func (d *Detector) follow(ctx context.Context, node string, s *silentNode) {
 		if same++; answers != last {
 			last, same = answers, 0
 		}
-		await(ctx, s.look, d.pause(answers, same > manyQuestions && !(answers && d.mayTell(node, s))))
+		var seldom bool
+		if answers {
+			seldom = same > manyQuestions && !d.mayTell(node, s)
+		} else {
+			seldom = same > manyQuestions || same >= fewQuestions && !d.mayTell(node, s)
+		}
+		await(ctx, s.look, d.pause(answers, seldom))
 	}
 }
 
@@ -735,8 +745,8 @@ func (d *Detector) pause(answers, seldom bool) time.Duration {
 	switch {
 	case !answers && d.justJoined():
 		return d.every / rejoinsAsks
-	case seldom:
-		return 10 * d.every
+	case seldom: // not all at the same time
+		return 9*d.every + rand.N(2*d.every)
 	}
 	return d.every
 }

@@ -587,3 +587,59 @@ func TestDetector_diesLater(t *testing.T) {
 		})
 	}
 }
+
+// In a large rack only those that tell of a death go on to ask the dead node each second. Others
+// look again when it is heard, or when somebody says that it serves.
+func TestDetector_asksTheDeadSeldom(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		peers int
+		far   bool // it was never heard, and others say that it is silent
+		most  int  // questions in the first minute
+		least int
+	}{
+		{"those that tell", mostWitnesses - 1, false, 60, 40},
+		{"others", 200, false, 12, 9},
+		{"those of other segments", 200, true, 12, 9},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				rack := &rackOf{answers: map[string]bool{}}
+				var asked atomic.Int32
+				d, end := rack.asked(t)
+				defer end()
+				answers := d.answers
+				d.answers = func(ctx context.Context, node string) bool {
+					if node == "a" {
+						asked.Add(1)
+					}
+					return answers(ctx, node)
+				}
+				for i := range c.peers {
+					rack.set(fmt.Sprint("n", i), true)
+					d.Heard(fmt.Sprint("n", i), "eth0")
+				}
+				if c.far {
+					d.NoticeSilent("a")
+				} else {
+					d.Heard("a", "eth0")
+					d.Silent("a", "eth0", false)
+				}
+				<-time.After(3 * time.Second)
+				if !d.Lost()["a"] {
+					t.Fatal("it is not known to be dead")
+				}
+				<-time.After(57 * time.Second)
+				if n := int(asked.Load()); n > c.most || n < c.least {
+					t.Errorf("it was asked %d times in a minute, want %d to %d", n, c.least, c.most)
+				}
+				rack.set("a", true)
+				d.NoticeServes("a")
+				<-time.After(time.Second) // a question may be under way
+				if d.Dead()["a"] {
+					t.Error("it serves again, and was not looked at")
+				}
+			})
+		})
+	}
+}

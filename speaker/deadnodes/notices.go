@@ -90,6 +90,9 @@ func (d *Detector) NoticeServes(node string) {
 		f.serves = true
 		f.look.Notify()
 	}
+	if s := d.silent[node]; s != nil {
+		s.look.Notify()
+	}
 }
 
 // Ward notes whether a node that this one watches answers, which says that it serves. If it does
@@ -267,20 +270,27 @@ func (d *Detector) unaskedFar() map[string]*farNode {
 
 // followFar asks a node that others call silent until that is settled.
 func (d *Detector) followFar(ctx context.Context, node string, f *farNode) {
+	noes := 0
 	for asked := 0; ; asked++ {
 		answers := d.answers(ctx, node)
 		if ctx.Err() != nil || !d.noteFar(node, f, answers) {
 			return
 		}
-		await(ctx, f.look, d.pause(answers, asked > manyQuestions && !d.misses(f)))
+		if noes++; answers {
+			noes = 0
+		}
+		await(ctx, f.look, d.pause(answers, d.asksSeldom(node, f, asked, noes)))
 	}
 }
 
-// misses reports whether a node does not answer this one's watch.
-func (d *Detector) misses(f *farNode) bool {
+// asksSeldom reports whether a node that others call silent, and that was asked so often, is asked
+// less often from now on: not if this node watches it, and tells of it. After a few questions in a
+// row without an answer it may be, unless somebody says or hears that it is there.
+func (d *Detector) asksSeldom(node string, f *farNode, asked, noes int) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return !f.missed.IsZero()
+	dead := noes >= fewQuestions && !f.serves && len(d.heard[node]) == 0
+	return f.missed.IsZero() && (dead || asked > manyQuestions)
 }
 
 // noteFar notes whether the kernel of a node answered that others call silent. It returns false if
