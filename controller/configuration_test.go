@@ -84,6 +84,30 @@ func (p pools) gets(service string) int {
 	return len(p.allocations.Holdings("a/" + service))
 }
 
+// look reconciles the Services, and returns what each is told of its addresses, and how many it
+// has.
+func (p pools) look(services ...string) (messages []string, addresses []int) {
+	p.t.Helper()
+	for _, name := range services {
+		addresses = append(addresses, p.gets(name))
+		svc, err := p.Kubernetes.CoreV1().Services("a").Get(p.t.Context(), name, metav1.GetOptions{})
+		p.stores(err)
+		p.stores(p.informers.service.GetStore().Update(svc))
+		messages = append(messages, meta.FindStatusCondition(svc.Status.Conditions, v1alpha1.ServiceAllocated).Message)
+	}
+	return messages, addresses
+}
+
+// writes returns how many statuses of Services were written.
+func (p pools) writes() (n int) {
+	for _, a := range p.Kubernetes.(*fake.Clientset).Actions() {
+		if a.Matches("update", "services/status") {
+			n++
+		}
+	}
+	return n
+}
+
 // A pool gives nothing from when it is seen to be gone, while the API server is asked why, until it
 // is known that its kind is gone, too.
 func TestController_poolsThatAreGone(t *testing.T) {
@@ -139,33 +163,52 @@ func TestController_waitingWhileAddressesRest(t *testing.T) {
 	p.stores(p.informers.pool.GetStore().Add(pool))
 	p.compile()
 	p.allocations.RestoreResting([]*v1alpha1.LoadBalancerPool{pool}, now)
-	services := p.Kubernetes.CoreV1().Services("a")
-	// look reconciles all, and returns what each is told of its addresses, and how many it has.
-	look := func() (messages []string, addresses []int) {
-		for _, name := range []string{"first", "second", "third"} {
-			addresses = append(addresses, p.gets(name))
-			svc, err := services.Get(t.Context(), name, metav1.GetOptions{})
-			p.stores(err)
-			p.stores(p.informers.service.GetStore().Update(svc))
-			messages = append(messages, meta.FindStatusCondition(svc.Status.Conditions, v1alpha1.ServiceAllocated).Message)
-		}
-		return messages, addresses
-	}
-	writes := func() (n int) {
-		for _, a := range p.Kubernetes.(*fake.Clientset).Actions() {
-			if a.Matches("update", "services/status") {
-				n++
-			}
-		}
-		return n
-	}
-	before, _ := look()
-	begun := writes()
+	before, _ := p.look("first", "second", "third")
+	begun := p.writes()
 	p.allocations.Wake(now.Add(15 * time.Second))
-	after, addresses := look()
-	if !slices.Equal(addresses, []int{1, 0, 0}) || !slices.Equal(before[1:], after[1:]) || writes() != begun+1 {
+	after, addresses := p.look("first", "second", "third")
+	if !slices.Equal(addresses, []int{1, 0, 0}) || !slices.Equal(before[1:], after[1:]) || p.writes() != begun+1 {
 		t.Errorf("%v addresses, and %d statuses written when one woke, want 1; told before and after: %q, %q",
-			addresses, writes()-begun, before, after)
+			addresses, p.writes()-begun, before, after)
+	}
+}
+
+// A Service that gives back an address of a full pool, and may take it again, is no news to those
+// that wait for any.
+func TestController_waitingWhileAnAddressIsFreed(t *testing.T) {
+	p := newPools(t, "first", "any", "both")
+	p.stores(p.informers.pool.GetStore().Add(poolOf("192.0.2.1", "2001:db8::/120")))
+	p.compile()
+	services := p.Kubernetes.CoreV1().Services("a")
+	both, err := services.Get(t.Context(), "both", metav1.GetOptions{})
+	p.stores(err)
+	both.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
+	both.Spec.IPFamilyPolicy = new(corev1.IPFamilyPolicyPreferDualStack)
+	_, err = services.Update(t.Context(), both, metav1.UpdateOptions{})
+	p.stores(err)
+	p.stores(p.informers.service.GetStore().Update(both))
+	first, err := services.Get(t.Context(), "first", metav1.GetOptions{})
+	p.stores(err)
+
+	p.gets("first")
+	before, addresses := p.look("any", "both")
+	if !slices.Equal(addresses, []int{0, 1}) {
+		t.Fatalf("%v addresses of a full pool", addresses)
+	}
+	begun := p.writes()
+	p.stores(p.informers.service.GetStore().Delete(first))
+	p.gets("first")
+	if rests, _ := p.look("any", "both"); p.writes() != begun {
+		t.Errorf("%d statuses written when an address was freed: told before and after: %q, %q",
+			p.writes()-begun, before, rests)
+	}
+	p.stores(p.informers.service.GetStore().Add(first))
+	if p.gets("first") != 1 {
+		t.Error("who had the address did not get it back")
+	}
+	begun = p.writes()
+	if held, _ := p.look("any", "both"); p.writes() != begun || !slices.Equal(before, held) {
+		t.Errorf("told %q when the address was taken again, and %q before", held, before)
 	}
 }
 

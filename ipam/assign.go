@@ -190,10 +190,6 @@ func (a *Allocator) find(name string, family Family, request Request) (netip.Add
 			return address, nil
 		}
 		exhausted.Full = append(exhausted.Full, pool)
-		wakes := a.wakes(name, p, family)
-		if exhausted.Resting.IsZero() || !wakes.IsZero() && wakes.Before(exhausted.Resting) {
-			exhausted.Resting = wakes
-		}
 	}
 	return netip.Addr{}, exhausted
 }

@@ -49,7 +49,7 @@ func (a *Allocator) ReserveAny(reservation, pool string, family Family, owner st
 	}
 	address, ok := a.next(owner, p, family)
 	if !ok {
-		return netip.Addr{}, &ExhaustedError{Family: family, Full: []string{pool}, Resting: a.wakes(owner, p, family)}
+		return netip.Addr{}, &ExhaustedError{Family: family, Full: []string{pool}}
 	}
 	return address, a.Reserve(reservation, address)
 }

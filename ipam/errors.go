@@ -81,21 +81,15 @@ type ExhaustedError struct {
 	Full []string
 	// Named says that only the pools that the owner names count.
 	Named bool
-	// Resting is when the first of the resting addresses can be given. Zero: none rests.
-	Resting time.Time
 }
 
-// Error names no time: of many Services that wait, only the one that gets an address is told
-// something else when it has rested.
+// Error does not say what rests: of many Services that wait, only the one that gets an address is
+// told something else when one is freed, or has rested.
 func (e *ExhaustedError) Error() string {
 	if len(e.Full) == 0 {
 		return fmt.Sprintf("no LoadBalancerPool gives %s addresses automatically", e.Family)
 	}
-	text := fmt.Sprintf("no %s address is free in LoadBalancerPool %s", e.Family, strings.Join(e.Full, ", "))
-	if e.Resting.IsZero() {
-		return text
-	}
-	return text + "; some were freed a moment ago, and rest"
+	return fmt.Sprintf("no %s address is free in LoadBalancerPool %s", e.Family, strings.Join(e.Full, ", "))
 }
 
 // RestingError says that Owner freed the address a moment ago, and that it rests.

@@ -417,19 +417,6 @@ func (m *model) next(name string, p *Pool, f Family) (oldest netip.Addr, found b
 	return oldest, found
 }
 
-// wakes returns when the first resting address wakes that the pools could give then.
-func (m *model) wakes(name string, f Family, pools ...*Pool) (first time.Time) {
-	for _, a := range m.universe {
-		for _, p := range pools {
-			if until := m.rests[a].until; m.available(name, p, f, a) && !until.IsZero() &&
-				(first.IsZero() || until.Before(first)) {
-				first = until
-			}
-		}
-	}
-	return first
-}
-
 // The universe of the histories: so few addresses that owners compete for them.
 var universeRanges = []string{"192.0.2.252-192.0.3.4", "198.51.100.0-198.51.100.5", "2001:db8::-2001:db8::7"}
 
@@ -612,30 +599,12 @@ func (h *history) assign(t *testing.T) {
 	if outcome(err) != failure || !slices.Equal(got.Addresses, want) {
 		t.Fatalf("assign %s %+v: %v, %v; the model says %v, %s", name, r, got.Addresses, err, want, failure)
 	}
-	for _, missing := range append(got.Missing, err) {
-		var exhausted *ExhaustedError
-		if errors.As(missing, &exhausted) {
-			h.checkWakes(t, name, exhausted)
-		}
-	}
 	if len(got.Surplus) > 0 && h.IntN(3) == 0 {
 		return // not freed for now
 	}
 	until := h.until()
 	h.a.Free(name, got.Surplus, until)
 	h.m.free(name, got.Surplus, until)
-}
-
-// checkWakes checks when an exhausted pool is said to have an address again.
-func (h *history) checkWakes(t *testing.T, name string, exhausted *ExhaustedError) {
-	t.Helper()
-	var pools []*Pool
-	for _, full := range exhausted.Full {
-		pools = append(pools, h.m.named(full))
-	}
-	if want := h.m.wakes(name, exhausted.Family, pools...); !exhausted.Resting.Equal(want) {
-		t.Fatalf("%s: one rests until %v, the model says %v (%v)", name, exhausted.Resting, want, exhausted)
-	}
 }
 
 func (h *history) reserve(t *testing.T) {
@@ -653,10 +622,6 @@ func (h *history) reserve(t *testing.T) {
 	want, failure := h.m.reserveAny(reservation, pool, family, name)
 	if outcome(err) != failure || got != want {
 		t.Fatalf("reserve any of %s for %s: %v, %v; the model says %v, %s", pool, reservation, got, err, want, failure)
-	}
-	var exhausted *ExhaustedError
-	if errors.As(err, &exhausted) {
-		h.checkWakes(t, name, exhausted)
 	}
 }
 

@@ -3,7 +3,6 @@ package ipam
 import (
 	"net/netip"
 	"slices"
-	"time"
 )
 
 // next returns the address of the family that the pool gives to the owner next: the lowest one that
@@ -59,18 +58,6 @@ func (a *Allocator) fresh(p *poolState, family Family) (netip.Addr, bool) {
 		}
 	}
 	return netip.Addr{}, false
-}
-
-// wakes returns when the first resting address of the pool can be given to the owner; zero if none
-// can.
-func (a *Allocator) wakes(name string, p *poolState, family Family) (first time.Time) {
-	p.stock(family).resting.Scan(func(r restAddress) bool {
-		if p.offers(r.address) && !a.blocked(r.address) && !a.pinnedByOther(name, r.address) {
-			first = r.until
-		}
-		return first.IsZero()
-	})
-	return first
 }
 
 // lowestShared returns the lowest address of the pool and family that others hold and the owner may

@@ -97,8 +97,8 @@ func TestFreeLetsAddressesRest(t *testing.T) {
 	assign(a, serviceNamed("first"))
 	a.Release("shop/first")
 	var exhausted *ipam.ExhaustedError
-	if got := assign(a, serviceNamed("second")); !errors.As(got.Err, &exhausted) || exhausted.Resting.IsZero() {
-		t.Errorf("%+v, want an ExhaustedError of an address that rests", got)
+	if got := assign(a, serviceNamed("second")); !errors.As(got.Err, &exhausted) {
+		t.Errorf("%+v, want an ExhaustedError while the address rests", got)
 	}
 	if !slices.Equal(queue.wakes, []time.Duration{time.Minute}) {
 		t.Errorf("wakes %v, want one in a minute", queue.wakes)
@@ -109,8 +109,9 @@ func TestFreeLetsAddressesRest(t *testing.T) {
 	}
 }
 
-func TestReserve(t *testing.T) {
-	a, queue := newAllocations(t, 0)
+// rulesOfOne returns the rules for reservations of the only pool.
+func rulesOfOne(t *testing.T) Rules {
+	t.Helper()
 	snapshot, problems := config.Compile(config.Objects{Pools: v1alpha1test.SelectAll([]*v1alpha1.LoadBalancerPool{
 		{
 			ObjectMeta: metav1.ObjectMeta{Name: "one"},
@@ -122,16 +123,36 @@ func TestReserve(t *testing.T) {
 			t.Fatal(key, found)
 		}
 	}
-	rules := Rules{Snapshot: snapshot}
-	asks := func(name string) *v1alpha1.AddressReservation {
-		return &v1alpha1.AddressReservation{
-			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name},
-			Spec: v1alpha1.AddressReservationSpec{
-				PoolNames:  []string{"one"},
-				IPFamilies: []v1alpha1.Family{v1alpha1.IPv4},
-			},
-		}
+	return Rules{Snapshot: snapshot}
+}
+
+// asks returns a reservation of any IPv4 address of the only pool.
+func asks(name string) *v1alpha1.AddressReservation {
+	return &v1alpha1.AddressReservation{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name},
+		Spec: v1alpha1.AddressReservationSpec{
+			PoolNames:  []string{"one"},
+			IPFamilies: []v1alpha1.Family{v1alpha1.IPv4},
+		},
 	}
+}
+
+// A reservation of any address of a full pool is told the same when one was freed a moment ago.
+func TestReserveWhileAddressesRest(t *testing.T) {
+	a, _ := newAllocations(t, time.Minute)
+	rules := rulesOfOne(t)
+	assign(a, serviceNamed("first"))
+	_, full := a.Reserve("shop/front", asks("front"), rules)
+	a.Release("shop/first")
+	_, rests := a.Reserve("shop/front", asks("front"), rules)
+	if full == nil || rests == nil || full.Error() != rests.Error() {
+		t.Errorf("while an address rests it is told %v, and before %v", rests, full)
+	}
+}
+
+func TestReserve(t *testing.T) {
+	a, queue := newAllocations(t, 0)
+	rules := rulesOfOne(t)
 	kept, err := a.Reserve("shop/front", asks("front"), rules)
 	if err != nil || len(kept) != 1 || kept[0].String() != one {
 		t.Fatalf("kept %v, %v", kept, err)

@@ -179,7 +179,6 @@ func (a *Allocations) reserveOne(
 			return netip.Addr{}, err
 		}
 		full.Full = append(full.Full, exhausted.Full...)
-		full.Resting = cmp.Or(full.Resting, exhausted.Resting)
 	}
 	if len(full.Full) == 0 && first != nil {
 		return netip.Addr{}, first

@@ -29,7 +29,7 @@ const (
 	ReasonPoolDisabled   = "PoolDisabled"        // False: the pool of an address gives no addresses
 	ReasonPoolExhausted  = "PoolExhausted"       // False: no address of a family is free
 	ReasonNoPool         = "NoPool"              // False: no pool gives addresses of a family
-	ReasonResting        = "Resting"             // False: an address, or all that are left, were freed a moment ago
+	ReasonResting        = "Resting"             // False: an address that it names was freed a moment ago
 	ReasonTakeOverWaits  = "TakeOverWaits"       // False: it is to be taken over, but an address is still in use
 	// True: another controller keeps overwriting the status.
 	ReasonStatusContested = "StatusContested"
@@ -157,9 +157,6 @@ func explainTaken(field string, taken *ipam.TakenError, shares bool) (reason, me
 // explainExhausted explains that no pool gives an address.
 func explainExhausted(asked Request, exhausted *ipam.ExhaustedError) (reason, message string) {
 	switch {
-	case !exhausted.Resting.IsZero():
-		return ReasonResting, exhausted.Error() +
-			" (status.resting of the pool says until when); they are given then, or widen the pool or add another"
 	case len(exhausted.Full) > 0:
 		if exhausted.Named {
 			return ReasonPoolExhausted, fmt.Sprintf(
