@@ -92,6 +92,22 @@ func TestFreeRequeuesServicesThatWait(t *testing.T) {
 	}
 }
 
+// Who wrote the status of a Service without addresses is not looked for: it is in the managed
+// fields, which are long.
+func TestOccupyNothing(t *testing.T) {
+	a, _ := newAllocations(t, 0)
+	svc := serviceNamed("inside")
+	svc.Spec.Type = corev1.ServiceTypeClusterIP
+	occupy := func() { a.Occupy("shop/inside", svc, false) }
+	least := testing.AllocsPerRun(100, occupy)
+	svc.ManagedFields = []metav1.ManagedFieldsEntry{{
+		Manager: "kubectl", Time: new(metav1.Now()), FieldsV1: metav1.NewFieldsV1(`{"f:spec":{"f:ports":{}}}`),
+	}}
+	if n := testing.AllocsPerRun(100, occupy); n > least {
+		t.Errorf("%v allocations for a Service that has no addresses, and %v without managed fields", n, least)
+	}
+}
+
 func TestFreeLetsAddressesRest(t *testing.T) {
 	a, queue := newAllocations(t, time.Minute)
 	assign(a, serviceNamed("first"))

@@ -236,13 +236,16 @@ func (a *Allocations) SetPins(key string, pins []netip.Addr) {
 // Occupy keeps the addresses in the status of another implementation's Service from everybody else.
 // If waits is set, the Service is requeued when something is freed.
 func (a *Allocations) Occupy(key string, svc *corev1.Service, waits bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	var addresses []netip.Addr
+	var by string
 	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
 		addresses = service.AddressesIn(svc)
 	}
-	by := fmt.Sprintf("an address of Service %s, which %s serves", key, service.WriterOf(svc))
+	if len(addresses) > 0 { // it costs much to learn, and most Services have none
+		by = fmt.Sprintf("an address of Service %s, which %s serves", key, service.WriterOf(svc))
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	gaveUp := a.allocator.Occupy(key, by, addresses)
 	if gaveUp {
 		a.retryWaiting(key)
