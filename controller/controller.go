@@ -206,14 +206,19 @@ func (c *Controller) enqueueNamespace(o any) {
 	}
 }
 
-// enqueueAll requeues every reservation and every Service: first the Services that have an address,
-// then those that ask for one by name, then the rest, older ones first.
+// enqueueAll requeues every reservation and every Service that may be served, was, or has an
+// address: first the Services that have an address, then those that ask for one by name, then the
+// rest, older ones first. What is done about others depends on nothing but the Service, whose
+// events requeue it.
 func (c *Controller) enqueueAll() {
 	for _, key := range c.informers.reservation.GetStore().ListKeys() {
 		c.reserving.Add(key)
 	}
-	all := client.Stored[*corev1.Service](c.informers.service)
-	slices.SortFunc(all, service.InTurn(c.Honored))
+	classes := c.classes()
+	all := slices.DeleteFunc(client.Stored[*corev1.Service](c.informers.service), func(svc *corev1.Service) bool {
+		return !classes.Selects(svc) && !service.Marked(svc) && len(svc.Status.LoadBalancer.Ingress) == 0
+	})
+	service.InTurn(all, c.Honored)
 	for _, svc := range all {
 		c.services.Add(svc.Namespace + "/" + svc.Name)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -16,6 +17,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 
+	"github.com/berth-lb/berth/config/dialect"
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/config/v1alpha1/v1alpha1test"
 	"github.com/berth-lb/berth/controller/announcement"
@@ -281,5 +283,100 @@ func TestNewcomer(t *testing.T) {
 		if got := ctl.newcomer("a/" + name); got != want {
 			t.Errorf("%s goes first: %t, want %t", name, got, want)
 		}
+	}
+}
+
+// queueing returns a Controller that only queues, with these Services in its cache.
+func queueing(t testing.TB, services ...*corev1.Service) *Controller {
+	t.Helper()
+	ctl := &Controller{
+		Options: Options{
+			Classes: []string{v1alpha1.LoadBalancerClass}, Classless: true, Honored: dialect.Honored{dialect.MetalLB},
+		},
+		services: newFairQueue("", nil), reserving: newFairQueue("", nil),
+	}
+	factory := informers.NewSharedInformerFactory(fake.NewClientset(), 0)
+	ctl.informers.service = factory.Core().V1().Services().Informer()
+	ctl.informers.reservation = factory.Core().V1().Secrets().Informer() // any that is empty
+	for _, svc := range services {
+		if err := ctl.informers.service.GetStore().Add(svc); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { ctl.services.ShutDown(); ctl.reserving.ShutDown() })
+	return ctl
+}
+
+// queued takes everything from the queue of Services.
+func (c *Controller) queued() (names []string) {
+	for c.services.Len() > 0 {
+		key, _ := c.services.Get()
+		c.services.Done(key)
+		names = append(names, strings.TrimPrefix(key, "a/"))
+	}
+	return names
+}
+
+// When all are looked at, those that nobody needs to look at are not, and the others come in turn.
+func TestEnqueueAll(t *testing.T) {
+	age := 0
+	named := func(name string, kind corev1.ServiceType, change func(*corev1.Service)) *corev1.Service {
+		age++
+		svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{
+			Namespace: "a", Name: name, CreationTimestamp: metav1.Unix(int64(age), 0),
+		}}
+		svc.Spec.Type = kind
+		change(svc)
+		return svc
+	}
+	plain := func(*corev1.Service) {}
+	has := func(svc *corev1.Service) {
+		svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}}
+	}
+	told := func(svc *corev1.Service) {
+		svc.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ServiceAllocated, Status: metav1.ConditionFalse}}
+	}
+	ctl := queueing(t,
+		named("any", corev1.ServiceTypeLoadBalancer, plain),
+		named("inside", corev1.ServiceTypeClusterIP, plain),
+		named("another", corev1.ServiceTypeLoadBalancer, func(svc *corev1.Service) {
+			svc.Spec.LoadBalancerClass = new("example.com/other")
+		}),
+		named("left", corev1.ServiceTypeLoadBalancer, func(svc *corev1.Service) {
+			svc.Spec.LoadBalancerClass = new("example.com/other")
+			has(svc)
+		}),
+		named("was", corev1.ServiceTypeClusterIP, told),
+		named("annotated", corev1.ServiceTypeLoadBalancer, func(svc *corev1.Service) {
+			svc.Annotations = map[string]string{"metallb.io/loadBalancerIPs": "192.0.2.2"}
+		}),
+		named("pinned", corev1.ServiceTypeLoadBalancer, func(svc *corev1.Service) { svc.Spec.LoadBalancerIP = "192.0.2.3" }),
+		named("has", corev1.ServiceTypeLoadBalancer, has),
+	)
+	ctl.enqueueAll()
+	if got, want := ctl.queued(), []string{"left", "has", "annotated", "pinned", "any", "was"}; !slices.Equal(got, want) {
+		t.Errorf("queued %v, want %v", got, want)
+	}
+}
+
+// What it costs to look at all again, but for the work on each.
+func BenchmarkEnqueueAll(b *testing.B) {
+	var services []*corev1.Service
+	for i := range 30_000 {
+		svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{
+			Namespace: fmt.Sprint("n", i%100), Name: fmt.Sprint("s", i), CreationTimestamp: metav1.Unix(int64(i*7919%30_000), 0),
+			Annotations: map[string]string{"example.com/team": "web"},
+		}}
+		svc.Spec.Type = corev1.ServiceTypeClusterIP
+		if i%3 == 0 {
+			svc.Spec.Type = corev1.ServiceTypeLoadBalancer
+			svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}}
+		}
+		services = append(services, svc)
+	}
+	ctl := queueing(b, services...)
+	for b.Loop() {
+		ctl.enqueueAll()
+		b.ReportMetric(float64(len(ctl.queued())), "keys/op")
 	}
 }

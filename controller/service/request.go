@@ -173,20 +173,26 @@ func (r *Request) pinOne(where, text string) error {
 	return nil
 }
 
-// InTurn compares Services by who gets addresses first where all are looked at: those that have
-// some, then those that ask for one by name, then the rest; older ones first, then by name.
-func InTurn(honored dialect.Honored) func(a, b *corev1.Service) int {
-	rank := func(svc *corev1.Service) int {
+// InTurn sorts Services by who gets addresses first where all are looked at: those that have some,
+// then those that ask for one by name, then the rest; older ones first, then by name.
+func InTurn(services []*corev1.Service, honored dialect.Honored) {
+	var has, names, others []*corev1.Service
+	for _, svc := range services {
 		_, named := honored.Lookup(svc.Annotations, v1alpha1.AnnotationAddresses)
 		switch {
 		case len(svc.Status.LoadBalancer.Ingress) > 0:
-			return 0
+			has = append(has, svc)
 		case svc.Spec.LoadBalancerIP != "" || named != "":
-			return 1
+			names = append(names, svc)
+		default:
+			others = append(others, svc)
 		}
-		return 2
 	}
-	return func(a, b *corev1.Service) int { return cmp.Or(cmp.Compare(rank(a), rank(b)), Older(a, b)) }
+	sorted := services[:0]
+	for _, alike := range [][]*corev1.Service{has, names, others} {
+		slices.SortFunc(alike, Older)
+		sorted = append(sorted, alike...)
+	}
 }
 
 // Older compares Services by age, then by name.

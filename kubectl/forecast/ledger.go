@@ -190,7 +190,7 @@ func (l *ledger) inTurn() []*corev1.Service {
 			all = append(all, svc)
 		}
 	}
-	slices.SortFunc(all, service.InTurn(l.flags.Honored))
+	service.InTurn(all, l.flags.Honored)
 	return all
 }
 
