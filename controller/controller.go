@@ -144,6 +144,9 @@ const (
 	sessionsInterval             = time.Second
 )
 
+// retryApart is how often those that wait for an address are looked at while many are freed.
+const retryApart = 300 * time.Millisecond
+
 // Pace of writes that give and take nothing, and only change the conditions of Services that have
 // an address: each is sent to everybody who watches Services, such as kube-proxy on every node. Few
 // are written at once. Of many, those that do not tell that all is well wait, since what is away

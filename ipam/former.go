@@ -29,9 +29,9 @@ func (a *Allocator) Rest(address netip.Addr, owner string, until time.Time) {
 	a.mark(address)
 }
 
-// Wake ends the rest of the addresses whose time has come. It reports whether there were any, and
-// when the next one wakes: zero if none rests.
-func (a *Allocator) Wake(now time.Time) (woke bool, next time.Time) {
+// Wake ends the rest of the addresses whose time has come. It returns these, and when the next one
+// wakes: zero if none rests.
+func (a *Allocator) Wake(now time.Time) (woke []netip.Addr, next time.Time) {
 	wake := func(s *stock) {
 		for first, ok := s.resting.Min(); ok; first, ok = s.resting.Min() {
 			if first.until.After(now) {
@@ -40,7 +40,7 @@ func (a *Allocator) Wake(now time.Time) (woke bool, next time.Time) {
 				}
 				break
 			}
-			woke = true
+			woke = append(woke, first.address)
 			s.resting.PopMin()
 			a.unrest(first.address, a.resting[first.address].owner)
 			a.shelve(first.address)

@@ -568,7 +568,7 @@ func (h *history) step(t *testing.T) {
 	case 6:
 		h.now = h.now.Add(time.Duration(h.IntN(3)) * time.Second)
 		woke, next := h.a.Wake(h.now)
-		if wantWoke, wantNext := h.m.wake(h.now); woke != wantWoke || !next.Equal(wantNext) {
+		if wantWoke, wantNext := h.m.wake(h.now); len(woke) > 0 != wantWoke || !next.Equal(wantNext) {
 			t.Fatalf("wake at %v: %v, the next at %v; the model says %v, %v", h.now, woke, next, wantWoke, wantNext)
 		}
 	case 7:
@@ -642,7 +642,7 @@ func (h *history) pin(t *testing.T, name string, addresses []netip.Addr) {
 	t.Helper()
 	want := slices.ContainsFunc(h.m.pins[name], func(a netip.Addr) bool { return !slices.Contains(addresses, a) })
 	h.m.pins[name] = addresses
-	if got := h.a.SetPins(name, addresses); got != want {
+	if got := h.a.SetPins(name, addresses); len(got) > 0 != want {
 		t.Fatalf("set the pins %v of %s: %v, the model says %v", addresses, name, got, want)
 	}
 }

@@ -26,10 +26,10 @@ func TestAssignRestingOfAnother(t *testing.T) {
 	if _, err := a.ReserveAny("a/r", "p", IPv4, "a/c"); !errors.As(err, &e) {
 		t.Errorf("reserve any: %v, want that the pool is full", err)
 	}
-	if woke, next := a.Wake(noon); woke || !next.Equal(until) {
+	if woke, next := a.Wake(noon); len(woke) > 0 || !next.Equal(until) {
 		t.Errorf("at noon: woke %v, next %v; want that it rests still", woke, next)
 	}
-	if woke, next := a.Wake(until); !woke || !next.IsZero() {
+	if woke, next := a.Wake(until); len(woke) == 0 || !next.IsZero() {
 		t.Errorf("at the end: woke %v, next %v; want that it no longer rests", woke, next)
 	}
 	mustAssign(t, a, "a/c", v4, "192.0.2.1")
@@ -135,7 +135,7 @@ func TestHoldResting(t *testing.T) {
 	if err := a.Hold("n/b", addr("192.0.2.1"), Terms{}); err != nil {
 		t.Error(err)
 	}
-	if woke, next := a.Wake(until); woke || !next.IsZero() {
+	if woke, next := a.Wake(until); len(woke) > 0 || !next.IsZero() {
 		t.Errorf("woke %v, next %v; what is held does not rest", woke, next)
 	}
 }

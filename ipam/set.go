@@ -63,21 +63,20 @@ func (a *Allocator) SetUsed(used []Used) {
 }
 
 // SetPins replaces the addresses that a known owner asks for by name, whether it has them or not.
-// They are not given automatically to others. It reports whether one was removed.
-func (a *Allocator) SetPins(name string, addresses []netip.Addr) bool {
+// They are not given automatically to others. It returns those that are no longer among them.
+func (a *Allocator) SetPins(name string, addresses []netip.Addr) (removed []netip.Addr) {
 	before, now := a.pinned.by[name], distinct(addresses)
 	if slices.Equal(before, now) {
-		return false
+		return nil
 	}
 	if a.pinned.by[name] = now; len(now) == 0 {
 		delete(a.pinned.by, name)
 	}
-	removed := false
 	for _, address := range before {
 		if slices.Contains(now, address) {
 			continue
 		}
-		removed = true
+		removed = append(removed, address)
 		left := slices.DeleteFunc(a.pinned.of[address], func(by string) bool { return by == name })
 		if len(left) > 0 {
 			a.pinned.of[address] = left

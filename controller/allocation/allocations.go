@@ -1,6 +1,7 @@
 package allocation
 
 import (
+	"cmp"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -39,6 +40,9 @@ type Config struct {
 	Rest time.Duration
 	// ReleaseOutside takes away addresses at once that are no longer in a pool.
 	ReleaseOutside bool
+	// RetryApart is how long after those that wait were requeued they are requeued again at the
+	// soonest, by Wake. Zero: at once.
+	RetryApart time.Duration
 	// ReservationsPerNamespace is how many AddressReservations of a namespace take effect at most.
 	ReservationsPerNamespace int
 }
@@ -51,7 +55,10 @@ type Allocations struct {
 	mu           sync.Mutex // guards what follows
 	allocator    *ipam.Allocator
 	used         *inuse.Set               // addresses in use elsewhere
-	waiting      map[string]bool          // Services without all they ask for
+	waiting      map[string]wait          // Services without all they ask for
+	turns        int                      // how many have waited
+	freed        map[string]bool          // pools where something was freed since retried, or anywhere
+	retried      time.Time                // when those that wait were requeued
 	outside      map[string]bool          // Services with addresses in no pool
 	given        map[string]record.Record // what each Service was given, and for which request
 	reservations map[string]reservation   // in effect, by namespace/name
@@ -66,7 +73,8 @@ func New(c Config) *Allocations {
 		config:       c,
 		allocator:    ipam.New(),
 		used:         inuse.Compile(inuse.Sources{}),
-		waiting:      map[string]bool{},
+		waiting:      map[string]wait{},
+		freed:        map[string]bool{},
 		outside:      map[string]bool{},
 		given:        map[string]record.Record{},
 		reservations: map[string]reservation{},
@@ -152,16 +160,65 @@ func (a *Allocations) Usage(pool string, most int) Usage {
 	}
 }
 
-// retryWaiting requeues the reservations and Services, except for one, that do not have all they
-// ask for. The mutex is held.
-func (a *Allocations) retryWaiting(but string) {
+// wait is what a Service waits for.
+type wait struct {
+	turn  int      // lower for those that wait longer
+	pools []string // one of them must give an address; nil: anything that is freed may help
+}
+
+// await notes that the Service waits, or no longer does.
+func (a *Allocations) await(key string, waits bool, pools []string) {
+	before, known := a.waiting[key]
+	switch {
+	case !waits:
+		delete(a.waiting, key)
+	case known:
+		a.waiting[key] = wait{before.turn, pools}
+	default:
+		a.turns++
+		a.waiting[key] = wait{a.turns, pools}
+	}
+}
+
+// anywhere stands for all pools.
+const anywhere = "*"
+
+// retryWaiting requeues the reservations that do not have all they ask for, and the Services that
+// may get it now that these addresses are free. Without any, that may be all. The mutex is held.
+func (a *Allocations) retryWaiting(freed ...netip.Addr) {
 	a.generation++
-	for key := range a.waiting {
-		if key != but {
-			a.config.Queue.Service(key)
+	for _, address := range freed {
+		a.freed[a.allocator.PoolOf(address)] = true
+	}
+	if len(freed) == 0 {
+		a.freed[anywhere] = true
+	}
+	a.requeueWaiting()
+}
+
+// requeueWaiting does what retryWaiting is to do, or has Wake do it if that was done a moment ago:
+// to each address that is freed while many are, nobody looks. The mutex is held.
+func (a *Allocations) requeueWaiting() {
+	if len(a.freed) == 0 {
+		return
+	}
+	if pause := time.Until(a.retried.Add(a.config.RetryApart)); pause > 0 {
+		a.config.Queue.WakeAfter(pause)
+		return
+	}
+	a.retried = time.Now()
+	var keys []string
+	for key, w := range a.waiting {
+		if w.pools == nil || a.freed[anywhere] || slices.ContainsFunc(w.pools, func(p string) bool { return a.freed[p] }) {
+			keys = append(keys, key)
 		}
+	}
+	slices.SortFunc(keys, func(x, y string) int { return cmp.Compare(a.waiting[x].turn, a.waiting[y].turn) })
+	for _, key := range keys {
+		a.config.Queue.Service(key)
 	}
 	for key := range a.failed {
 		a.config.Queue.Reservation(key)
 	}
+	clear(a.freed)
 }

@@ -2,10 +2,15 @@ package allocation
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go4.org/netipx"
@@ -184,5 +189,175 @@ func TestReserve(t *testing.T) {
 	a.Unreserve("shop/front")
 	if !slices.Contains(queue.services, "shop/first") || !slices.Contains(queue.reservations, "shop/back") {
 		t.Errorf("requeued %v and %v, want shop/first and shop/back", queue.services, queue.reservations)
+	}
+}
+
+// waker is a queue that calls Wake when it is asked to.
+type waker struct {
+	requeued
+	mu    sync.Mutex // of requeued and due
+	due   time.Time  // the next wake; zero: none
+	wakes func(time.Time)
+}
+
+func (w *waker) WakeAfter(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	at := time.Now().Add(d)
+	if !w.due.IsZero() && !at.Before(w.due) {
+		return
+	}
+	w.due = at
+	time.AfterFunc(d, func() {
+		w.mu.Lock()
+		due := w.due.Equal(at)
+		if due {
+			w.due = time.Time{}
+		}
+		w.mu.Unlock()
+		if due {
+			w.wakes(time.Now())
+		}
+	})
+}
+
+func (w *waker) Service(key string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !slices.Contains(w.services, key) {
+		w.services = append(w.services, key)
+	}
+}
+
+// taken returns what was requeued since, in order.
+func (w *waker) taken() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	taken := w.services
+	w.services = nil
+	return taken
+}
+
+// waking returns Allocations that are woken as they ask for, with these pools.
+func waking(rest time.Duration, pools map[string]string) (*Allocations, *waker) {
+	queue := &waker{}
+	a := New(Config{
+		Queue: queue, Logger: slog.New(slog.DiscardHandler), Rest: rest, RetryApart: 300 * time.Millisecond,
+		Services: corelisters.NewServiceLister(cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})),
+	})
+	queue.wakes = a.Wake
+	var all []ipam.Pool
+	for name, addresses := range pools {
+		var ranges []netipx.IPRange
+		for text := range strings.SplitSeq(addresses, " ") {
+			ranges = append(ranges, netipx.MustParseIPRange(text))
+		}
+		all = append(all, ipam.Pool{Name: name, Ranges: ranges, Allocation: ipam.Automatic})
+	}
+	a.SetPools(all)
+	return a, queue
+}
+
+// While many addresses of a pool are freed, those that wait for any of it are requeued now and
+// then, in turn, and those that wait for another pool are not.
+func TestFreeRequeuesNowAndThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, queue := waking(0, map[string]string{"a": "192.0.2.1-192.0.2.1", "b": "198.51.100.0-198.51.100.99"})
+		ask := func(name, pool string) Outcome {
+			asked := &service.Request{Request: ipam.Request{Families: []ipam.Family{ipam.IPv4}, Pools: []string{pool}}}
+			return a.Assign("shop/"+name, serviceNamed(name), asked, nil, record.Record{})
+		}
+		ask("a", "a")
+		for i := range 100 {
+			ask(fmt.Sprint("b", i), "b")
+		}
+		ask("waits for b", "b")
+		for i := range 20 {
+			ask(fmt.Sprint("waits ", i), "a")
+		}
+		ask("waits 0", "a") // it looks again, and waits as long as before
+		got := map[string]int{}
+		for i := range 100 {
+			a.Release(fmt.Sprint("shop/b", i))
+			<-time.After(50 * time.Millisecond)
+			for _, key := range queue.taken() {
+				got[key]++
+			}
+		}
+		if n := got["shop/waits for b"]; n < 10 || n > 18 || len(got) > 1 {
+			t.Errorf("requeued how often in 5 s: %v, want the one that waits for the pool 10 to 18 times", got)
+		}
+		a.Release("shop/a")
+		<-time.After(300 * time.Millisecond)
+		synctest.Wait()
+		all := slices.DeleteFunc(queue.taken(), func(key string) bool { return key == "shop/waits for b" })
+		if len(all) != 20 || all[0] != "shop/waits 0" || all[1] != "shop/waits 1" || all[19] != "shop/waits 19" {
+			t.Errorf("requeued %q, want all that wait for the pool, in turn", all)
+		}
+	})
+}
+
+// Nobody waits for what is free, whatever was freed when: who is not requeued would get nothing.
+func TestNobodyWaitsForWhatIsFree(t *testing.T) {
+	for seed := range uint64(200) {
+		synctest.Test(t, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(seed, 0))
+			a, queue := waking(time.Duration(r.IntN(2))*time.Second, map[string]string{
+				"a": "192.0.2.1-192.0.2.3 2001:db8::1-2001:db8::2", "b": "198.51.100.1-198.51.100.2", "c": "2001:db8:1::1-2001:db8:1::2",
+			})
+			pinnable := []string{"192.0.2.1", "198.51.100.2", "2001:db8:1::1"}
+			requests := map[string]ipam.Request{}
+			look := func(key string) Outcome {
+				asked, known := requests[key]
+				if !known {
+					a.Release(key)
+					return Outcome{}
+				}
+				a.SetPins(key, asked.Pinned)
+				name := strings.TrimPrefix(key, "shop/")
+				o := a.Assign(key, serviceNamed(name), &service.Request{Request: asked}, nil, record.Record{})
+				a.Free(key, o.Surplus)
+				return o
+			}
+			drain := func() {
+				for keys := queue.taken(); len(keys) > 0; keys = queue.taken() {
+					for _, key := range keys {
+						look(key)
+					}
+				}
+			}
+			for range 120 {
+				key := fmt.Sprint("shop/", r.IntN(14))
+				if r.IntN(3) == 0 {
+					delete(requests, key)
+				} else {
+					asked := ipam.Request{
+						All:      r.IntN(2) == 0,
+						Families: [][]ipam.Family{{ipam.IPv4}, {ipam.IPv6}, {ipam.IPv4, ipam.IPv6}}[r.IntN(3)],
+						Pools:    [][]string{{"a"}, {"b"}, {"a", "c"}, {"a", "b", "c"}}[r.IntN(4)],
+					}
+					if pin := netip.MustParseAddr(pinnable[r.IntN(3)]); r.IntN(4) == 0 {
+						asked.Pinned, asked.Families = []netip.Addr{pin}, []ipam.Family{ipam.FamilyOf(pin)}
+					}
+					if r.IntN(4) == 0 {
+						asked.Terms = ipam.Terms{Key: "k", Ports: []ipam.Port{{Number: int32(r.IntN(3))}}}
+					}
+					requests[key] = asked
+				}
+				look(key)
+				drain()
+				<-time.After(time.Duration(r.IntN(200)) * time.Millisecond)
+				drain()
+			}
+			for range 20 {
+				<-time.After(time.Second)
+				drain()
+			}
+			for key := range requests {
+				if o := look(key); o.Changed {
+					t.Fatalf("seed %d: %s waited for %v, which is free", seed, key, o.Addresses)
+				}
+			}
+		})
 	}
 }

@@ -119,7 +119,7 @@ func (a *Allocations) Reserve(
 	for _, address := range before.addresses {
 		if !slices.Contains(now.addresses, address) {
 			a.allocator.Unreserve(address)
-			a.retryWaiting("")
+			a.retryWaiting(address)
 		}
 	}
 	if a.failed[key] = true; problem == nil {
@@ -252,7 +252,7 @@ func (a *Allocations) Unreserve(key string) {
 			a.allocator.Unreserve(address)
 		}
 		a.dropReservation(key)
-		a.retryWaiting("")
+		a.retryWaiting(before.addresses...)
 		a.config.Queue.UsageChanged()
 	}
 }

@@ -38,15 +38,18 @@ func (a *Allocations) RestoreResting(pools []*v1alpha1.LoadBalancerPool, now tim
 	a.config.Queue.WakeAfter(time.Second)
 }
 
-// Wake ends the rest of freed addresses whose time is over, and requeues what waits for them.
+// Wake ends the rest of freed addresses whose time is over, and requeues what waits for them, or
+// for what was freed before.
 func (a *Allocations) Wake(now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	woke, next := a.allocator.Wake(now)
-	if woke {
+	if len(woke) > 0 {
 		a.passOverUsed() // a Service that was deleted may have left its address on an interface
-		a.retryWaiting("")
+		a.retryWaiting(woke...)
 		a.config.Queue.UsageChanged()
+	} else {
+		a.requeueWaiting()
 	}
 	if !next.IsZero() {
 		a.config.Queue.WakeAfter(time.Until(next))

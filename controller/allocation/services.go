@@ -109,7 +109,7 @@ func (a *Allocations) assign(
 		invalid = asked.Unusable
 	}
 	if invalid != nil {
-		a.waiting[key] = true
+		a.await(key, true, nil)
 		delete(a.given, key)
 		o.Surplus, o.Err = a.allocator.Surrender(key), invalid
 		return o, lost
@@ -123,10 +123,12 @@ func (a *Allocations) assign(
 	o.Assignment, o.Err = a.allocator.Assign(key, asked.Request)
 	a.note(key, svc, asked, o.Addresses)
 	o.Outside = a.outsidePools(o.Addresses)
-	mark(a.waiting, key, o.Err != nil || len(o.Missing) > 0)
-	mark(a.outside, key, len(o.Outside) > 0)
+	a.await(key, o.Err != nil || len(o.Missing) > 0, givers(asked, o))
+	if delete(a.outside, key); len(o.Outside) > 0 {
+		a.outside[key] = true
+	}
 	if o.Renewed {
-		a.retryWaiting(key)
+		a.retryWaiting(before...)
 	}
 	if o.Changed = !slices.Equal(before, a.allocator.Holdings(key)); o.Changed {
 		a.config.Queue.UsageChanged()
@@ -134,13 +136,13 @@ func (a *Allocations) assign(
 	return o, lost
 }
 
-// mark adds the key to the set, or removes it.
-func mark(set map[string]bool, key string, in bool) {
-	if in {
-		set[key] = true
-	} else {
-		delete(set, key)
+// givers returns the pools that can give the Service what it lacks; nil: it may also share an
+// address, or keep one that it has.
+func givers(asked *service.Request, o Outcome) []string {
+	if len(asked.Pinned)+len(o.Surplus) > 0 || asked.Terms.Key != "" || asked.Unusable != nil {
+		return nil
 	}
+	return append([]string{}, asked.Pools...)
 }
 
 // note remembers what the Service was given, and for which request. A request for a pool that
@@ -187,7 +189,7 @@ func (a *Allocations) free(key string, addresses []netip.Addr) bool {
 	if !a.allocator.Free(key, addresses, until) {
 		return false
 	}
-	a.retryWaiting(key)
+	a.retryWaiting(addresses...)
 	a.config.Queue.UsageChanged()
 	if a.config.Rest > 0 {
 		a.config.Queue.WakeAfter(a.config.Rest)
@@ -199,10 +201,12 @@ func (a *Allocations) free(key string, addresses []netip.Addr) bool {
 func (a *Allocations) Release(key string) {
 	a.mu.Lock()
 	a.forget(key)
-	unpinned := a.allocator.SetPins(key, nil)
 	held := a.allocator.Holdings(key)
-	if unpinned && len(held) == 0 {
-		a.retryWaiting(key)
+	unpinned := slices.DeleteFunc(
+		a.allocator.SetPins(key, nil), func(pin netip.Addr) bool { return slices.Contains(held, pin) },
+	)
+	if len(unpinned) > 0 {
+		a.retryWaiting(unpinned...)
 	}
 	a.mu.Unlock()
 	a.Free(key, held)
@@ -228,8 +232,8 @@ func (a *Allocations) forget(key string) {
 func (a *Allocations) SetPins(key string, pins []netip.Addr) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.allocator.SetPins(key, pins) {
-		a.retryWaiting(key)
+	if unpinned := a.allocator.SetPins(key, pins); len(unpinned) > 0 {
+		a.retryWaiting(unpinned...)
 	}
 }
 
@@ -248,13 +252,13 @@ func (a *Allocations) Occupy(key string, svc *corev1.Service, waits bool) {
 	defer a.mu.Unlock()
 	gaveUp := a.allocator.Occupy(key, by, addresses)
 	if gaveUp {
-		a.retryWaiting(key)
+		a.retryWaiting()
 	}
 	if gaveUp || len(addresses) > 0 {
 		a.config.Queue.UsageChanged()
 	}
 	if waits {
-		a.waiting[key] = true
+		a.await(key, true, nil)
 	}
 }
 
@@ -268,7 +272,7 @@ func (a *Allocations) Vacate(key string) {
 // vacate is Vacate with the mutex held.
 func (a *Allocations) vacate(key string) {
 	if a.allocator.Vacate(key) {
-		a.retryWaiting(key)
+		a.retryWaiting()
 		a.config.Queue.UsageChanged()
 	}
 }

@@ -23,7 +23,7 @@ func (a *Allocations) SetUsed(set *inuse.Set) bool {
 	}
 	a.used = set
 	a.passOverUsed()
-	a.retryWaiting("")
+	a.retryWaiting()
 	return true
 }
 
