@@ -126,7 +126,7 @@ type hazards struct{ oneWay, proxied bool }
 // hazards returns those of the nodes that may announce an address in these ways.
 func (s Service) hazards(ways []way) hazards {
 	var found hazards
-	for name, n := range s.Nodes {
+	for name, n := range s.able() {
 		if len(n.oneWay)+len(n.proxies) == 0 || s.obstacle(name, n).text != "" {
 			continue
 		}
@@ -206,7 +206,7 @@ func (s Service) among(ways []way) answer {
 	if len(passable) > 0 {
 		return answer{by: passable, hazards: s.hazards(ways)}
 	}
-	reason, message := s.nobody(obstacles)
+	reason, message := s.nobody(ways, obstacles)
 	return answer{
 		reason: reason, message: fmt.Sprintf(" is selected by %s, but %s", strings.Join(all, ", "), message),
 	}
@@ -342,13 +342,14 @@ type obstacle struct {
 }
 
 // passable reports whether a node that the selector matches can announce. last returns an obstacle
-// of this announcement alone. If no node can, passable has recorded the obstacle of each.
+// of this announcement alone. If no node can, passable has recorded the obstacle of each that is
+// able.
 func (s Service) passable(
 	selector labels.Selector,
 	obstacles map[string]obstacle,
 	last func(string, Node) obstacle,
 ) bool {
-	for name, n := range s.Nodes {
+	for name, n := range s.able() {
 		if !selector.Matches(labels.Set(n.Labels)) {
 			continue
 		}
@@ -394,22 +395,76 @@ func (s Service) reaches(name string, n Node) bool {
 	return nodes[name] || len(nodes) > 0 && s.Forwarder.steers && n.steers
 }
 
-// nobody says why no node announces, given the obstacle of each selected node.
-func (s Service) nobody(obstacles map[string]obstacle) (reason, message string) {
+// able returns the nodes that may announce for all that the endpoints say: of a cluster of many few
+// have one, and no other node announces under policy Local, unless it steers.
+func (s Service) able() map[string]Node {
+	if !s.Local || s.Forwarder.steers {
+		return s.Nodes
+	}
+	able := map[string]Node{}
+	for name, has := range s.Endpoints.Nodes() {
+		if n, known := s.Nodes[name]; known && has {
+			able[name] = n
+		}
+	}
+	return able
+}
+
+// unable returns the selected nodes that are not able, sorted, by what keeps them from it: a rule.
+func (s Service) unable(ways []way) map[string][]string {
+	if !s.Local || s.Forwarder.steers {
+		return map[string][]string{}
+	}
+	without := s
+	without.Endpoints = candidate.Endpoints{}
+	unable := s.remember("without endpoints", ways, false, func() answer {
+		nodes := map[string][]string{}
+		for _, name := range slices.Sorted(maps.Keys(s.Nodes)) {
+			n := s.Nodes[name]
+			if slices.ContainsFunc(ways, func(w way) bool { return w.nodes.Matches(labels.Set(n.Labels)) }) {
+				text := without.obstacle(name, n).text
+				nodes[text] = append(nodes[text], name)
+			}
+		}
+		return answer{nodes: nodes}
+	}).nodes
+	unable = maps.Clone(unable)
+	for text, names := range unable {
+		for name, has := range s.Endpoints.Nodes() {
+			if i, found := slices.BinarySearch(names, name); found && has {
+				names = slices.Concat(names[:i], names[i+1:])
+			}
+		}
+		if unable[text] = names; len(names) == 0 {
+			delete(unable, text)
+		}
+	}
+	return unable
+}
+
+// nobody says why no node announces, given the obstacle of each selected node that is able.
+func (s Service) nobody(ways []way, obstacles map[string]obstacle) (reason, message string) {
 	if s.Local && len(s.Endpoints.Nodes()) == 0 {
 		return ReasonNoEndpoints, "no node has an endpoint of the Service that is ready, or terminating and serving (externalTrafficPolicy Local); see its EndpointSlices"
 	}
 	reason = ReasonNoCandidate
-	nodes := map[string][]string{} // by what keeps them from it
+	able := map[string][]string{} // by what keeps them from it
 	for _, name := range slices.Sorted(maps.Keys(obstacles)) {
 		ob := obstacles[name]
-		nodes[ob.text] = append(nodes[ob.text], name)
+		able[ob.text] = append(able[ob.text], name)
 		switch {
 		case ob.session:
 			reason = ReasonNoSession
 		case !ob.rule && reason == ReasonNoCandidate:
 			reason = ReasonNoSpeaker
 		}
+	}
+	nodes := s.unable(ways)
+	for text, names := range able {
+		if others := nodes[text]; len(others) > 0 {
+			names = slices.Sorted(slices.Values(slices.Concat(names, others)))
+		}
+		nodes[text] = names
 	}
 	if len(nodes) == 0 {
 		return reason, "no node is matched by its nodeSelector"

@@ -38,6 +38,7 @@ type answer struct {
 	reason, message string
 	hazards         hazards
 	able            bool
+	nodes           map[string][]string // that an announcement selects, by what keeps them from it
 }
 
 // remember returns the answer to a question, which find finds if it was not asked before.
