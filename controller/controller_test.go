@@ -12,10 +12,12 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/tools/cache"
 
 	"github.com/berth-lb/berth/config/dialect"
 	"github.com/berth-lb/berth/config/v1alpha1"
@@ -378,5 +380,62 @@ func BenchmarkEnqueueAll(b *testing.B) {
 	for b.Loop() {
 		ctl.enqueueAll()
 		b.ReportMetric(float64(len(ctl.queued())), "keys/op")
+	}
+}
+
+// handled is an informer that only takes its handlers.
+type handled struct {
+	cache.SharedIndexInformer
+	handlers *[]cache.ResourceEventHandler
+}
+
+func (h handled) AddEventHandler(by cache.ResourceEventHandler) (cache.ResourceEventHandlerRegistration, error) {
+	*h.handlers = append(*h.handlers, by)
+	return nil, nil //nolint:nilnil // nobody asks for it
+}
+
+func (handled) AddIndexers(cache.Indexers) error { return nil }
+
+// A standby, whose queues nobody works off, queues nothing; what happens to a leader is queued.
+func TestController_watch_standby(t *testing.T) {
+	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "web"}}
+	svc.Spec.Type = corev1.ServiceTypeLoadBalancer
+	type informer = *cache.SharedIndexInformer
+	for _, c := range []struct {
+		name     string
+		informer func(*sources) informer
+		object   metav1.Object
+	}{
+		{"a Service", func(s *sources) informer { return &s.service }, svc},
+		{"an AddressReservation", func(s *sources) informer { return &s.reservation }, &v1alpha1.AddressReservation{
+			ObjectMeta: svc.ObjectMeta, Spec: v1alpha1.AddressReservationSpec{ServiceName: "web"},
+		}},
+		{"endpoints", func(s *sources) informer { return &s.slice }, &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{
+			Namespace: "a", Name: "web-x", Labels: map[string]string{discoveryv1.LabelServiceName: "web"},
+		}}},
+		{"a namespace", func(s *sources) informer { return &s.namespace }, &corev1.Namespace{
+			ObjectMeta: metav1.ObjectMeta{Name: "a"},
+		}},
+		{"a pool", func(s *sources) informer { return &s.pool }, poolOf("192.0.2.1")},
+		{"the hello key", func(s *sources) informer { return &s.secret }, &corev1.Secret{}},
+	} {
+		p := newPools(t, "web")
+		var handlers []cache.ResourceEventHandler
+		of := c.informer(&p.informers)
+		*of = handled{*of, &handlers}
+		if indexed := &p.informers.slice; indexed != of { // it is, and cannot be twice
+			*indexed = handled{*indexed, new([]cache.ResourceEventHandler)}
+		}
+		p.stores(p.watch())
+		for _, leads := range []bool{false, true} {
+			p.led.Store(leads)
+			for _, h := range handlers {
+				h.OnAdd(c.object, false)
+				h.OnDelete(c.object)
+			}
+			if n := p.services.Len() + p.reserving.Len() + p.tasks.Len() + p.publishing.Len(); (n > 0) != leads {
+				t.Errorf("%s, leads %t: %d keys are queued", c.name, leads, n)
+			}
+		}
 	}
 }

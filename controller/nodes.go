@@ -122,16 +122,17 @@ func (c *Controller) endpointsMoved(o any) {
 // watchAnnouncing makes changes of endpoints and labels requeue only the Services that they
 // concern.
 func (c *Controller) watchAnnouncing() error {
+	moved := c.ifLeading(c.endpointsMoved)
 	_, err := c.informers.slice.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: c.endpointsMoved,
+		AddFunc: moved,
 		UpdateFunc: func(before, after any) {
 			b, okB := before.(*discoveryv1.EndpointSlice)
 			a, okA := after.(*discoveryv1.EndpointSlice)
 			if okA && okB && !reflect.DeepEqual(b.Endpoints, a.Endpoints) {
-				c.endpointsMoved(a)
+				moved(a)
 			}
 		},
-		DeleteFunc: func(o any) { c.endpointsMoved(last(o)) },
+		DeleteFunc: func(o any) { moved(last(o)) },
 	})
 	if err != nil {
 		return err

@@ -139,7 +139,7 @@ func (c *Controller) watch() error {
 		if err != nil {
 			return
 		}
-		if svc, ok := o.(*corev1.Service); ok && c.led.Load() {
+		if svc, ok := o.(*corev1.Service); ok {
 			// Do it at once, so that nobody else gets what it asks for by name, or has from another
 			// implementation, while it is in the queue.
 			whose, _ := c.judge(svc)
@@ -184,16 +184,17 @@ func (c *Controller) watch() error {
 		{c.informers.password, to(compileAll), always},
 	}
 	for _, h := range handlers {
+		handle := c.ifLeading(h.handle)
 		if _, err := h.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-			AddFunc: h.handle,
+			AddFunc: handle,
 			UpdateFunc: func(before, after any) {
 				b, okB := before.(metav1.Object)
 				a, okA := after.(metav1.Object)
 				if okA && okB && h.matters(b, a) {
-					h.handle(after)
+					handle(after)
 				}
 			},
-			DeleteFunc: h.handle,
+			DeleteFunc: handle,
 		}); err != nil {
 			return fmt.Errorf("watch: %w", err)
 		}
@@ -205,6 +206,17 @@ func (c *Controller) watch() error {
 		return fmt.Errorf("watch: %w", err)
 	}
 	return c.slim()
+}
+
+// ifLeading has a standby ignore events, since it has no workers: its queues would grow for ever.
+// Nothing is lost. The cache shows what happened before the event is handled, and lead sets led
+// before it looks at all objects.
+func (c *Controller) ifLeading(handle func(any)) func(any) {
+	return func(o any) {
+		if c.led.Load() {
+			handle(o)
+		}
+	}
 }
 
 // slim makes the caches keep only what the controller reads, and index it.
