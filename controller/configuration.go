@@ -35,8 +35,9 @@ func (c *Controller) configure(_ context.Context, what task) error {
 		if what == lookAgain && slices.Equal(kept, c.retained.Kept()) {
 			return nil // what else changed is a task of its own
 		}
-		c.reviewUsed()   // the addresses of BGPNeighbors are in use
-		c.reserveKnown() // before any Service gets an address
+		c.reviewUsed() // the addresses of BGPNeighbors are in use
+		reservations := client.Stored[*v1alpha1.AddressReservation](c.informers.reservation)
+		c.reserveKnown(reservations) // before any Service gets an address
 		c.repin()
 		c.enqueueAll()
 		c.publishing.Add(publishAll)
@@ -133,10 +134,14 @@ func (c *Controller) compile() {
 // of all objects, where they changed.
 func (c *Controller) publishObjects(ctx context.Context, of *compiled) error {
 	var failures []error
+	c.usageDue.Store(false)
 	for _, o := range client.Stored[*v1alpha1.LoadBalancerPool](c.informers.pool) {
 		describe := func(desired *v1alpha1.LoadBalancerPool) { c.describePool(desired, of) }
 		err := publishOne(ctx, c, c.Berth.LoadBalancerPools, "LoadBalancerPool", o, of, describe)
 		failures = append(failures, err)
+	}
+	if errors.Join(failures...) != nil {
+		c.usageDue.Store(true)
 	}
 	if of == nil {
 		return errors.Join(failures...)

@@ -31,7 +31,13 @@ type pools struct {
 
 func newPools(t *testing.T, services ...string) pools {
 	t.Helper()
-	berth, err := client.New(&rest.Config{Host: "http://127.0.0.1:1"})
+	return newPoolsOf(t, "http://127.0.0.1:1", services...)
+}
+
+// newPoolsOf is newPools with an API server for Berth's objects.
+func newPoolsOf(t *testing.T, host string, services ...string) pools {
+	t.Helper()
+	berth, err := client.New(&rest.Config{Host: host})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -94,6 +94,7 @@ type Controller struct {
 	writes      service.Writes
 	awaited     announcement.Awaited
 	allocations *allocation.Allocations
+	usageDue    atomic.Bool // it changed since it was published
 	// serviceCIDRs reports whether the API server has ServiceCIDRs; nil: not known yet.
 	serviceCIDRs atomic.Pointer[bool]
 
@@ -186,8 +187,12 @@ type queues struct{ c *Controller }
 
 func (q queues) Service(key string)            { q.c.services.Add(key) }
 func (q queues) Reservation(key string)        { q.c.reserving.Add(key) }
-func (q queues) UsageChanged()                 { q.c.publishing.AddAfter(publishUsage, usageInterval) }
 func (q queues) WakeAfter(after time.Duration) { q.c.tasks.AddAfter(wakeResting, after) }
+
+func (q queues) UsageChanged() {
+	q.c.usageDue.Store(true)
+	q.c.publishing.AddAfter(publishUsage, usageInterval)
+}
 
 func namespaceOf(key string) string {
 	namespace, _, _ := strings.Cut(key, "/")

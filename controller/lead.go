@@ -10,9 +10,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 
-	"github.com/berth-lb/berth/config/client"
 	"github.com/berth-lb/berth/config/retain"
-	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/internal/liveness"
 )
 
@@ -76,8 +74,9 @@ func (c *Controller) lead(
 		return err
 	}
 	c.reviewUsed() // after rebuild: an address may be on an interface because a Service has it
-	c.reserveKnown()
-	c.allocations.RestoreResting(client.Stored[*v1alpha1.LoadBalancerPool](c.informers.pool), time.Now())
+	if err := c.restore(ctx); err != nil {
+		return err
+	}
 	c.leads = time.Now()
 	c.tasks.Add(compileAll)
 	c.enqueueAll()
@@ -113,7 +112,25 @@ func (c *Controller) lead(
 	c.tasks.ShutDown()
 	c.publishing.ShutDown()
 	c.reserving.ShutDown()
-	return group.Wait()
+	err := group.Wait()
+	c.publishLast(ctx)
+	return err
+}
+
+// publishLastAtMost is how long the lease is kept for it.
+const publishLastAtMost = 2 * time.Second
+
+// publishLast publishes usage that is due, before the lease is given back: the next leader learns
+// from it what was freed a moment ago.
+func (c *Controller) publishLast(ctx context.Context) {
+	if !c.usageDue.Load() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishLastAtMost)
+	defer cancel()
+	if err := c.publishObjects(ctx, nil); err != nil {
+		c.Logger.Warn("did not publish the usage of pools at the end", "error", err)
+	}
 }
 
 // passAtMost is how long a worker may take between two answers of the API server, which gives up on

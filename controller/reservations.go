@@ -11,7 +11,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 
@@ -105,10 +107,47 @@ func (c *Controller) rules(namespace string) allocation.Rules {
 	return allocation.Rules{Snapshot: c.snapshot.Load(), Namespace: c.namespaceLabels(namespace)}
 }
 
-// reserveKnown reserves what the AddressReservations in the cache have, before the first
-// allocation, so that nobody else gets it.
-func (c *Controller) reserveKnown() {
-	known := client.Stored[*v1alpha1.AddressReservation](c.informers.reservation)
+// restore is rebuild for what AddressReservations have, and for what rests, as the pools say. It
+// reads them from the API server for the same reason.
+func (c *Controller) restore(ctx context.Context) error {
+	known, err := live[*v1alpha1.AddressReservation](ctx, c.Berth.AddressReservations(""), c.informers.reservation)
+	if err != nil {
+		return fmt.Errorf("rebuild the allocator: list AddressReservations: %w", err)
+	}
+	pools, err := live[*v1alpha1.LoadBalancerPool](ctx, c.Berth.LoadBalancerPools, c.informers.pool)
+	if err != nil {
+		return fmt.Errorf("rebuild the allocator: list LoadBalancerPools: %w", err)
+	}
+	c.reserveKnown(known)
+	c.allocations.RestoreResting(pools, time.Now())
+	return nil
+}
+
+// live lists the objects of a kind. If the kind is gone, what the cache has of it still counts: see
+// package retain.
+func live[T any, L runtime.Object](
+	ctx context.Context, source client.Source[L], cached cache.SharedIndexInformer,
+) ([]T, error) {
+	list, err := source.List(ctx, metav1.ListOptions{})
+	if apierrors.IsNotFound(err) {
+		return client.Stored[T](cached), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var objects []T
+	err = meta.EachListItem(list, func(o runtime.Object) error {
+		if t, ok := o.(T); ok {
+			objects = append(objects, t)
+		}
+		return nil
+	})
+	return objects, err
+}
+
+// reserveKnown reserves what the AddressReservations have, before the first allocation, so that
+// nobody else gets it.
+func (c *Controller) reserveKnown(known []*v1alpha1.AddressReservation) {
 	slices.SortFunc(known, func(a, b *v1alpha1.AddressReservation) int {
 		return cmp.Or(
 			a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Namespace, b.Namespace),
