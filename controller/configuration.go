@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/big"
 	"slices"
 	"strings"
@@ -48,7 +49,7 @@ func (c *Controller) configure(_ context.Context, what task) error {
 		c.publishing.AddAfter(publishSessions, sessionsInterval)
 	case reviewUsed:
 		if c.reviewUsed() {
-			c.publishing.Add(publishUsage)
+			queues{c}.UsageChanged()
 		}
 	case wakeResting:
 		c.allocations.Wake(time.Now())
@@ -135,6 +136,11 @@ func (c *Controller) compile() {
 func (c *Controller) publishObjects(ctx context.Context, of *compiled) error {
 	var failures []error
 	c.usageDue.Store(false)
+	c.usagePause.Wrote(time.Now(), len(c.view.Load().Nodes))
+	maps.DeleteFunc(c.usage, func(pool string, _ allocation.Usage) bool {
+		_, is, _ := c.informers.pool.GetStore().GetByKey(pool)
+		return !is
+	})
 	for _, o := range client.Stored[*v1alpha1.LoadBalancerPool](c.informers.pool) {
 		describe := func(desired *v1alpha1.LoadBalancerPool) { c.describePool(desired, of) }
 		err := publishOne(ctx, c, c.Berth.LoadBalancerPools, "LoadBalancerPool", o, of, describe)
@@ -226,7 +232,8 @@ func publishOne[T v1alpha1.Object](
 // describePool sets the usage of the pool's addresses and, if it was compiled as it is, which of
 // them other pools claim.
 func (c *Controller) describePool(pool *v1alpha1.LoadBalancerPool, of *compiled) {
-	usage := c.allocations.Usage(pool.Name, mostResting)
+	usage := c.allocations.Usage(pool.Name, mostResting, c.usage[pool.Name])
+	c.usage[pool.Name] = usage
 	status := &pool.Status
 	status.Summary = summaryOf(pool.Spec.Addresses)
 	status.Resting, status.Recent = nil, nil

@@ -95,6 +95,8 @@ type Controller struct {
 	awaited     announcement.Awaited
 	allocations *allocation.Allocations
 	usageDue    atomic.Bool // it changed since it was published
+	usagePause  pace.Pause
+	usage       map[string]allocation.Usage // that was published last, by pool; of publish
 	// serviceCIDRs reports whether the API server has ServiceCIDRs; nil: not known yet.
 	serviceCIDRs atomic.Pointer[bool]
 
@@ -141,7 +143,6 @@ const (
 	publishUsage     publication = "usage"    // addresses were given or freed, or are in use elsewhere
 	publishSessions  publication = "sessions" // a node or its speaker changed a moment ago
 	ensureKey        publication = "key"      // the Secret of the hello key changed
-	usageInterval                = 500 * time.Millisecond
 	sessionsInterval             = time.Second
 )
 
@@ -191,7 +192,7 @@ func (q queues) WakeAfter(after time.Duration) { q.c.tasks.AddAfter(wakeResting,
 
 func (q queues) UsageChanged() {
 	q.c.usageDue.Store(true)
-	q.c.publishing.AddAfter(publishUsage, usageInterval)
+	q.c.publishing.AddAfter(publishUsage, q.c.usagePause.Wait(time.Now()))
 }
 
 func namespaceOf(key string) string {

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -13,6 +14,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-lb/berth/config/v1alpha1"
+	"github.com/berth-lb/berth/controller/allocation"
+	"github.com/berth-lb/berth/controller/announcement"
 )
 
 // stored are the objects that an API server has, by resource; nil: the kind is gone. written takes
@@ -84,7 +87,7 @@ func TestController_restore(t *testing.T) {
 		p.compile()
 		p.stores(p.restore(t.Context()))
 		reserved := len(p.allocations.Reserved("b/front")) > 0
-		rests := len(p.allocations.Usage("old", 9).Resting) > 0
+		rests := len(p.allocations.Usage("old", 9, allocation.Usage{}).Resting) > 0
 		if reserved != c.reserved || rests != c.rest {
 			t.Errorf("%s: reserved %t, rests %t; want %t, %t", c.name, reserved, rests, c.reserved, c.rest)
 		}
@@ -119,5 +122,21 @@ func TestController_publishLast(t *testing.T) {
 	close(server.written)
 	if got := <-server.written; got != "loadbalancerpools/old/status" {
 		t.Errorf("%q was written at the end, want the status of the pool", got)
+	}
+}
+
+// Usage that changes all the time is published seldom in a large cluster.
+func TestController_publishObjects_pace(t *testing.T) {
+	p := newPools(t)
+	nodes := map[string]announcement.Node{}
+	for i := range 500 {
+		nodes[fmt.Sprint("n", i)] = announcement.Node{}
+	}
+	p.view.Store(&announcement.View{Nodes: nodes})
+	for range 9 {
+		p.stores(p.publishObjects(t.Context(), nil))
+	}
+	if wait := p.usagePause.Wait(time.Now()); wait < 4*time.Second {
+		t.Errorf("the next change is published after %s, want about 5 s", wait)
 	}
 }

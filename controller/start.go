@@ -76,6 +76,7 @@ func New(o Options) (*Controller, error) {
 		pace:       pace.New(changesPerSecond, changesAtOnce, changesSettle),
 		lag:        verdict.Lag{},
 		successors: successors{},
+		usage:      map[string]allocation.Usage{},
 	}
 	c.services = newFairQueue("services", c.newcomer)
 	c.allocations = allocation.New(allocation.Config{

@@ -38,6 +38,8 @@ type Allocator struct {
 	restingOf map[string][]netip.Addr
 	// freed counts the addresses that were freed, to order them.
 	freed uint64
+	// versions counts those of all pools, also of pools that are gone.
+	versions uint64
 }
 
 // holders are the owners of an address; there is nearly always one.
@@ -153,8 +155,20 @@ func (a *Allocator) claimed(address netip.Addr) bool {
 	return reserved || len(a.occupied.of[address]) > 0 || a.usedAt(address) != nil
 }
 
+// Version returns another number whenever Usage, Full, Resting or Recent of the pool may have
+// changed. 0: there is no such pool.
+func (a *Allocator) Version(pool string) uint64 {
+	if p := a.pools.byName[pool]; p != nil {
+		return p.version
+	}
+	return 0
+}
+
 // mark updates whether an address is taken.
 func (a *Allocator) mark(address netip.Addr) {
+	if p := a.pools.of(address); p != nil {
+		a.renew(p)
+	}
 	if _, former := a.former[address]; former || a.skipped[address] || len(a.pinned.of[address]) > 0 ||
 		a.blocked(address) {
 		a.taken.add(address)

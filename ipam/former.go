@@ -112,6 +112,9 @@ func (a *Allocator) recall(address netip.Addr) {
 		return
 	}
 	s, key := a.stock(address), pastAddress{order, address}
+	if p := a.pools.of(address); p != nil {
+		a.renew(p)
+	}
 	if r, rests := a.resting[address]; rests {
 		s.resting.Delete(restAddress{r.until, key})
 		a.unrest(address, r.owner)
@@ -143,11 +146,14 @@ func (a *Allocator) shelve(address netip.Addr) {
 // again, or among neither.
 func (a *Allocator) place(address netip.Addr, order uint64, blocked bool) {
 	key := pastAddress{order, address}
+	p := a.pools.of(address)
+	if p != nil {
+		a.renew(p)
+	}
 	if r, ok := a.resting[address]; ok {
 		a.stock(address).resting.Set(restAddress{r.until, key})
 		return
 	}
-	p := a.pools.of(address)
 	if p == nil {
 		return
 	}

@@ -138,7 +138,7 @@ func (a *Allocator) hold(name string, address netip.Addr) {
 	} else {
 		a.recall(address)
 		a.holders[address] = holders{first: name}
-		a.count(address, 1)
+		a.count(address, true)
 		a.taken.add(address)
 	}
 	a.key(o.terms.Key, address)
@@ -151,7 +151,7 @@ func (a *Allocator) unhold(name string, address netip.Addr, until time.Time) {
 		return
 	}
 	delete(a.holders, address)
-	a.count(address, -1)
+	a.count(address, false)
 	a.retire(address, name, until) // still taken
 }
 

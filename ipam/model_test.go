@@ -437,6 +437,7 @@ type history struct {
 	a        *Allocator
 	m        *model
 	now      time.Time
+	shown    map[uint64]string // what a pool showed, by its version
 }
 
 func pickOne[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
@@ -672,7 +673,7 @@ func (h *history) restart(t *testing.T) {
 		}
 		h.m.free(name, surplus, time.Time{})
 	}
-	h.a = New()
+	h.a, h.shown = New(), nil
 	h.a.SetPools(h.m.pools)
 	for address, by := range h.m.reservations {
 		if err := h.a.Reserve(by, address); err != nil {
@@ -752,7 +753,24 @@ func (h *history) agree(t *testing.T) {
 		h.agreeOnUsage(t, &h.m.pools[i])
 		h.agreeOnResting(t, &h.m.pools[i])
 		h.agreeOnRecent(t, &h.m.pools[i])
+		h.agreeOnVersion(t, h.m.pools[i].Name)
 	}
+}
+
+// agreeOnVersion compares what a pool shows with what it showed when it had the same version.
+func (h *history) agreeOnVersion(t *testing.T, pool string) {
+	t.Helper()
+	const all = 1 << 10
+	recent := h.a.Recent(pool).Ranges(all)
+	shows := fmt.Sprint(h.a.Usage(pool), h.a.Full(pool), h.a.Resting(pool, all), recent)
+	version := h.a.Version(pool)
+	if before, known := h.shown[version]; known && before != pool+shows || version == 0 {
+		t.Fatalf("version %d shows %s, and showed %s", version, pool+shows, before)
+	}
+	if h.shown == nil {
+		h.shown = map[uint64]string{}
+	}
+	h.shown[version] = pool + shows
 }
 
 func (h *history) agreeOnUsage(t *testing.T, p *Pool) {
@@ -857,7 +875,7 @@ func (h *history) agreeOnRecent(t *testing.T, p *Pool) {
 		}
 		ranges = slices.Replace(ranges, at-1, at+1, netipx.IPRangeFrom(ranges[at-1].From(), ranges[at].To()))
 	}
-	if got := h.a.Recent(p.Name, most); !slices.Equal(got, ranges[:min(len(ranges), most)]) {
+	if got := h.a.Recent(p.Name).Ranges(most); !slices.Equal(got, ranges[:min(len(ranges), most)]) {
 		t.Fatalf("%d recent addresses of pool %s (%v) are in %v, the model says %v", recent, p.Name, p.Ranges, got, ranges)
 	}
 }

@@ -76,6 +76,8 @@ type poolState struct {
 	Pool
 	free   []netipx.IPRange // Ranges without OnRequest
 	stocks [2]stock         // of each family
+	// version is another one whenever something may have changed that the state of a pool shows.
+	version uint64
 }
 
 func (p *poolState) stock(family Family) *stock { return &p.stocks[family.index()] }
@@ -105,7 +107,7 @@ func edge(a netip.Addr) bool {
 
 // stock is the state of the addresses of one family in a pool.
 type stock struct {
-	assigned int64 // held
+	held     map[netip.Addr]bool
 	usedHeld int64 // held, although in use elsewhere
 	used     *big.Int
 	past     *pastTree // addresses that can be given again
@@ -114,7 +116,7 @@ type stock struct {
 
 func newStocks() (s [2]stock) {
 	for i := range s {
-		s[i] = stock{used: new(big.Int), past: newPastTree(), resting: newRestTree()}
+		s[i] = stock{held: map[netip.Addr]bool{}, used: new(big.Int), past: newPastTree(), resting: newRestTree()}
 	}
 	return s
 }

@@ -3,7 +3,6 @@ package ipam
 import (
 	"cmp"
 	"encoding/binary"
-	"math/big"
 	"math/bits"
 	"net/netip"
 	"slices"
@@ -11,48 +10,39 @@ import (
 	"go4.org/netipx"
 )
 
-// Recent returns at most that many ranges, ascending, that contain every address of the pool that
-// is held or rests, and as few others as possible. No range crosses the border of two ranges of the
-// pool. If more ranges of the pool than that are in use, the last ones are left out.
-func (a *Allocator) Recent(pool string, most int) []netipx.IPRange {
-	p := a.pools.byName[pool]
-	if p == nil {
-		return nil
-	}
-	spans := spansOf(a.recent(p), p.Ranges)
-	return merged(spans, most)
+// Recent are the addresses of a pool that are held or rest.
+type Recent struct {
+	addresses []netip.Addr
+	pool      []netipx.IPRange
 }
 
-// recent returns the addresses of the pool that are held or rest, ascending.
-func (a *Allocator) recent(p *poolState) []netip.Addr {
-	var all []netip.Addr
-	total := new(big.Int)
-	for _, r := range p.Ranges {
-		total.Add(total, size(r))
+// Recent returns those of the pool. It costs as much as their number.
+func (a *Allocator) Recent(pool string) Recent {
+	p := a.pools.byName[pool]
+	if p == nil {
+		return Recent{}
 	}
-	if total.Cmp(big.NewInt(int64(len(a.holders)))) < 0 { // the pool is the shorter list
-		for _, r := range p.Ranges {
-			for address := r.From(); r.Contains(address); address = address.Next() {
-				if _, held := a.holders[address]; held {
-					all = append(all, address)
-				}
-			}
-		}
-	} else {
-		for address := range a.holders {
-			if a.pools.of(address) == p {
-				all = append(all, address)
-			}
-		}
-	}
+	r := Recent{pool: p.Ranges}
 	for i := range p.stocks {
-		p.stocks[i].resting.Scan(func(r restAddress) bool {
-			all = append(all, r.address)
+		s := &p.stocks[i]
+		r.addresses = slices.Grow(r.addresses, len(s.held)+s.resting.Len())
+		for address := range s.held {
+			r.addresses = append(r.addresses, address)
+		}
+		s.resting.Scan(func(rests restAddress) bool {
+			r.addresses = append(r.addresses, rests.address)
 			return true
 		})
 	}
-	slices.SortFunc(all, netip.Addr.Compare)
-	return all
+	return r
+}
+
+// Ranges returns at most that many ranges, ascending, that contain all of the addresses, and as few
+// others as possible. No range crosses the border of two ranges of the pool. If more ranges of the
+// pool than that are in use, the last ones are left out.
+func (r Recent) Ranges(most int) []netipx.IPRange {
+	slices.SortFunc(r.addresses, netip.Addr.Compare)
+	return merged(spansOf(r.addresses, r.pool), most)
 }
 
 // span is an interval inside one range of a pool, given by its index.

@@ -218,11 +218,11 @@ func TestRecent(t *testing.T) {
 		for _, s := range want {
 			ranges = append(ranges, netipx.MustParseIPRange(s))
 		}
-		if got := a.Recent("p", most); !slices.Equal(got, ranges) {
+		if got := a.Recent("p").Ranges(most); !slices.Equal(got, ranges) {
 			t.Errorf("at most %d: %v, want %v", most, got, ranges)
 		}
 	}
-	if got := a.Recent("none", 9); got != nil {
+	if got := a.Recent("none").Ranges(9); got != nil {
 		t.Errorf("no such pool: %v", got)
 	}
 }

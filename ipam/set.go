@@ -27,6 +27,7 @@ func (a *Allocator) SetPools(pools []Pool) {
 func (a *Allocator) Disable(pool string) {
 	if p := a.pools.byName[pool]; p != nil {
 		p.Allocation = Disabled
+		a.renew(p)
 	}
 }
 
@@ -137,27 +138,39 @@ func distinct(addresses []netip.Addr) []netip.Addr {
 func (a *Allocator) recount() {
 	for _, p := range a.pools.byName {
 		for i := range p.stocks {
-			s := &p.stocks[i]
-			s.assigned, s.usedHeld = 0, 0
+			clear(p.stocks[i].held)
+			p.stocks[i].usedHeld = 0
 		}
 	}
 	for address := range a.holders {
-		a.count(address, 1)
+		a.count(address, true)
 	}
 	a.countUsed()
 }
 
-// count adds by to the number of held addresses of the address's pool.
-func (a *Allocator) count(address netip.Addr, by int64) {
+// count counts an address among those of its pool that are held, or not any longer.
+func (a *Allocator) count(address netip.Addr, held bool) {
 	p := a.pools.of(address)
 	if p == nil {
 		return
 	}
-	s := p.stock(FamilyOf(address))
-	s.assigned += by
+	s, by := p.stock(FamilyOf(address)), int64(1)
+	if held {
+		s.held[address] = true
+	} else {
+		delete(s.held, address)
+		by = -1
+	}
 	if a.usedAt(address) != nil {
 		s.usedHeld += by
 	}
+	a.renew(p)
+}
+
+// renew gives the pool a version that none had before.
+func (a *Allocator) renew(p *poolState) {
+	a.versions++
+	p.version = a.versions
 }
 
 // countUsed counts the addresses of every pool that are in use elsewhere.
@@ -166,6 +179,7 @@ func (a *Allocator) countUsed() {
 		for i := range p.stocks {
 			p.stocks[i].used = new(big.Int)
 		}
+		a.renew(p)
 	}
 	i := 0
 	for _, r := range a.pools.ranges { // both ascending

@@ -59,7 +59,7 @@ func (a *Allocator) Full(pool string) []Family {
 
 func (a *Allocator) usage(p *poolState, family Family) Usage {
 	s := p.stock(family)
-	u := Usage{Total: new(big.Int), Assigned: s.assigned, Excluded: new(big.Int).Set(s.used)}
+	u := Usage{Total: new(big.Int), Assigned: int64(len(s.held)), Excluded: new(big.Int).Set(s.used)}
 	for _, r := range p.Ranges {
 		if FamilyOf(r.From()) == family {
 			u.Total.Add(u.Total, size(r))

@@ -146,18 +146,29 @@ type Usage struct {
 	Full    []ipam.Family    // families without a free address
 	Resting []ipam.Rested    // those that rest longest first
 	Recent  []netipx.IPRange // of addresses that are held or rest
+	version uint64           // of the pool then
 }
 
 // Usage returns how full the pool is, with at most that many resting addresses and recent ranges.
-func (a *Allocations) Usage(pool string, most int) Usage {
+// If nothing of it changed since it returned before, that is what it returns.
+func (a *Allocations) Usage(pool string, most int, before Usage) Usage {
+	u, recent, changed := a.usage(pool, most, before.version)
+	if !changed {
+		return before
+	}
+	u.Recent = recent.Ranges(most) // which sorts all addresses, and must not keep others waiting
+	return u
+}
+
+func (a *Allocations) usage(pool string, most int, before uint64) (u Usage, recent ipam.Recent, changed bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return Usage{
-		Counts:  a.allocator.Usage(pool),
-		Full:    a.allocator.Full(pool),
-		Resting: a.allocator.Resting(pool, most),
-		Recent:  a.allocator.Recent(pool, most),
+	if u.version = a.allocator.Version(pool); u.version == before {
+		return u, recent, false
 	}
+	u.Counts, u.Full = a.allocator.Usage(pool), a.allocator.Full(pool)
+	u.Resting = a.allocator.Resting(pool, most)
+	return u, a.allocator.Recent(pool), true
 }
 
 // wait is what a Service waits for.

@@ -361,3 +361,49 @@ func TestNobodyWaitsForWhatIsFree(t *testing.T) {
 		})
 	}
 }
+
+// What a pool shows is found only once, until something of that pool changes.
+func TestUsage_unchanged(t *testing.T) {
+	a, _ := newAllocations(t, time.Minute)
+	ranges := func(text string) []netipx.IPRange { return []netipx.IPRange{netipx.MustParseIPRange(text)} }
+	a.SetPools([]ipam.Pool{
+		{Name: "one", Ranges: ranges("192.0.2.1-192.0.2.9"), Allocation: ipam.Automatic},
+		{Name: "two", Ranges: ranges("198.51.100.1-198.51.100.9"), Allocation: ipam.Automatic},
+	})
+	before := map[string]Usage{}
+	// found has a mark put into what is found, which is there still if it is not found again.
+	found := func(step string, want ...string) {
+		t.Helper()
+		var again []string
+		for _, pool := range []string{"one", "two"} {
+			u := a.Usage(pool, 9, before[pool])
+			if len(u.Full) == 0 {
+				again = append(again, pool)
+			}
+			u.Full = []ipam.Family{ipam.IPv6}
+			before[pool] = u
+		}
+		if !slices.Equal(again, want) {
+			t.Errorf("%s: found of %v, want %v", step, again, want)
+		}
+	}
+	found("at first", "one", "two")
+	found("then")
+	assign(a, serviceNamed("first"))
+	found("an address is given", "one")
+	assign(a, serviceNamed("first"))
+	found("it is asked for again")
+	a.Release("shop/first")
+	found("it is freed", "one")
+	if u := before["one"]; len(u.Recent) != 1 || len(u.Resting) != 1 || u.Counts[ipam.IPv4].Resting != 1 {
+		t.Errorf("one shows %+v, want the address that rests", u)
+	}
+	a.Wake(time.Now().Add(time.Hour))
+	found("it has rested", "one")
+	a.SetPins("shop/second", []netip.Addr{netip.MustParseAddr("198.51.100.3")})
+	found("a Service asks for an address by name", "two")
+	a.Disable([]string{"two"})
+	found("a pool is disabled", "two")
+	a.SetPools(nil)
+	found("the pools are gone", "one", "two")
+}

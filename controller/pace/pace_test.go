@@ -117,3 +117,36 @@ func TestPacer_held(t *testing.T) {
 		expect(t, "after the minute", released(), "s3", "s5")
 	})
 }
+
+// What changes all the time is written less and less often in a large cluster, and what changed
+// once is written soon.
+func TestPause(t *testing.T) {
+	for _, c := range []struct {
+		nodes, writes int           // in a minute of changes
+		last          time.Duration // pause in that minute
+	}{
+		{nodes: 3, writes: 120, last: 500 * time.Millisecond},
+		{nodes: 200, writes: 32, last: 2 * time.Second},
+		{nodes: 500, writes: 16, last: 5 * time.Second},
+		{nodes: 5000, writes: 16, last: 5 * time.Second},
+	} {
+		p, now := new(Pause), time.Unix(1000, 0)
+		begun, writes, last := now, 0, time.Duration(0)
+		for ; now.Sub(begun) < time.Minute; writes++ {
+			last = p.Wait(now)
+			now = now.Add(last)
+			p.Wrote(now, c.nodes)
+		}
+		if writes != c.writes || last != c.last {
+			t.Errorf("%d nodes: %d writes, the last after %s; want %d, %s", c.nodes, writes, last, c.writes, c.last)
+		}
+		now = now.Add(3 * c.last)
+		if wait := p.Wait(now); wait != shortestPause {
+			t.Errorf("%d nodes: when it was quiet a change waits %s, want %s", c.nodes, wait, shortestPause)
+		}
+		p.Wrote(now.Add(shortestPause), c.nodes)
+		if wait := p.Wait(now.Add(shortestPause)); wait != shortestPause {
+			t.Errorf("%d nodes: the second change waits %s, want %s", c.nodes, wait, shortestPause)
+		}
+	}
+}
