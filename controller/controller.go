@@ -33,6 +33,10 @@ import (
 	"github.com/berth-lb/berth/controller/verdict"
 )
 
+// DefaultWorkers is how many goroutines reconcile Services. Mostly they wait for the API server:
+// four write no more than two statuses a second if it takes two seconds for each.
+const DefaultWorkers = 16
+
 // Options of a Controller.
 type Options struct {
 	Kubernetes kubernetes.Interface
@@ -65,7 +69,7 @@ type Options struct {
 	Fence, FenceDryRun bool
 	// MetricsPerService adds metrics with one series for each Service.
 	MetricsPerService bool
-	// Workers is how many goroutines reconcile Services, at least 1. Default: 4.
+	// Workers is how many goroutines reconcile Services, at least 1. Default: DefaultWorkers.
 	Workers int
 }
 

@@ -33,7 +33,7 @@ import (
 // New returns a controller that does nothing yet.
 func New(o Options) (*Controller, error) {
 	if o.Workers <= 0 {
-		o.Workers = 4
+		o.Workers = DefaultWorkers
 	}
 	if len(o.Classes) == 0 {
 		o.Classes = []string{v1alpha1.LoadBalancerClass}

@@ -97,7 +97,7 @@ func controllerCommand() *cobra.Command {
 	c.Flags().BoolVar(&provider, "cloud-provider", false, "run Kubernetes' service controller with Berth as its cloud provider, instead of Berth's own reconciler; serves only Services without spec.loadBalancerClass")
 	c.Flags().BoolVar(&options.Fence, "fence-dead-nodes", false, "call the pods of dead nodes not ready as soon as two speakers, the controller and the node's Lease agree; see manifests/fence for what it needs")
 	c.Flags().BoolVar(&options.FenceDryRun, "fence-dry-run", false, "with --fence-dead-nodes: only say what would be done")
-	c.Flags().IntVar(&options.Workers, "workers", 4, "how many Services are processed at the same time")
+	c.Flags().IntVar(&options.Workers, "workers", controller.DefaultWorkers, "how many Services are processed at the same time")
 	c.Flags().StringVar(&identity, "identity", envOr("POD_NAME", hostname()), "name in the leader election (environment POD_NAME)")
 	return c
 }

@@ -1,8 +1,14 @@
 package fair
 
-// turnOfOthers says how often an item passes that is not first, while there are some that are: each
-// that many.
-const turnOfOthers = 8
+import "time"
+
+// turnOfOthers says how often those have a turn that are not first, while there are some that are:
+// each that many items. The turn is a slice of time, in which as many of them pass as do: most take
+// some microseconds, while one that is first takes a write.
+const (
+	turnOfOthers = 8
+	slice        = 5 * time.Millisecond
+)
 
 // Queue holds a first-in first-out queue for each tenant; Pop takes from the tenants in turn. Some
 // items go first, and take turns among themselves. It is a workqueue.Queue of k8s.io/client-go, and
@@ -11,7 +17,8 @@ type Queue[T any] struct {
 	tenantOf      func(T) string
 	goesFirst     func(T) bool
 	first, others lane[T]
-	passed        int // items of first since one of the others
+	passed        int       // items of first since a turn of the others
+	until         time.Time // the end of that turn; zero: it is not theirs
 }
 
 // lane is a queue of tenants that take turns.
@@ -53,11 +60,18 @@ func (q *Queue[T]) Waiting(item T) int {
 
 // Pop takes the first item of the tenant whose turn it is. The queue must not be empty.
 func (q *Queue[T]) Pop() T {
-	if q.first.length == 0 || q.others.length > 0 && q.passed >= turnOfOthers {
-		q.passed = 0
+	now := time.Now()
+	switch {
+	case q.first.length == 0:
+		q.passed, q.until = 0, time.Time{}
+		return q.others.pop()
+	case q.others.length > 0 && now.Before(q.until):
+		return q.others.pop()
+	case q.others.length > 0 && q.passed >= turnOfOthers:
+		q.passed, q.until = 0, now.Add(slice)
 		return q.others.pop()
 	}
-	q.passed++
+	q.passed, q.until = q.passed+1, time.Time{}
 	return q.first.pop()
 }
 

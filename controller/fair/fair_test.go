@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"k8s.io/client-go/util/workqueue"
 )
@@ -38,7 +40,9 @@ func TestQueue(t *testing.T) {
 }
 
 // Some go first, in turn, and do not keep the others waiting for ever.
-func TestQueue_first(t *testing.T) {
+func TestQueue_first(t *testing.T) { synctest.Test(t, testFirst) }
+
+func testFirst(t *testing.T) {
 	q := New(tenantOf, func(key string) bool { return strings.Contains(key, "/new") })
 	for _, key := range []string{"a/1", "a/2", "b/1", "a/new1", "a/new2", "b/new1"} {
 		q.Push(key)
@@ -52,6 +56,7 @@ func TestQueue_first(t *testing.T) {
 	}
 	for range 11 {
 		got = append(got, q.Pop())
+		<-time.After(slice) // of the test's own clock
 	}
 	want := []string{
 		"a/new1", "b/new1", "a/new2", "a/1",
@@ -60,4 +65,29 @@ func TestQueue_first(t *testing.T) {
 	if !slices.Equal(got, want) || q.Len() != 0 {
 		t.Errorf("order %v, want %v, and %d are left", got, want, q.Len())
 	}
+}
+
+// Those that do not go first have a slice of time at their turn, so that few writes of a slow API
+// server do not keep very many of them waiting that take no time.
+func TestQueue_slice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := New(tenantOf, func(key string) bool { return key == "a/new" })
+		for range 10_000 {
+			q.Push("b/old")
+		}
+		for range 3_000 {
+			q.Push("a/new")
+		}
+		begun := time.Now()
+		for q.others.length > 0 {
+			if q.Pop() == "a/new" {
+				<-time.After(2 * time.Second)
+			} else {
+				<-time.After(40 * time.Microsecond)
+			}
+		}
+		if took := time.Since(begun); took > 25*time.Minute {
+			t.Errorf("after %s the last of the others was served by one worker", took)
+		}
+	})
 }

@@ -26,7 +26,7 @@ import (
 
 const (
 	creators = 16
-	workers  = 4 // of the controller, by default, and of its rival
+	workers  = 16 // of the controller, by default, and of its rival
 	// deadline of one wait in the measurement of many Services.
 	deadline = 5 * time.Minute
 )
