@@ -41,7 +41,7 @@ var (
 type outcome struct {
 	asked service.Request
 	allocation.Outcome
-	snapshot   *config.Snapshot          // that it is based on
+	snapshot   *config.Snapshot          // that it is based on, or one whose pools are the same
 	generation int                       // of the allocations at that time
 	told       corev1.LoadBalancerIPMode // last shown to its reader
 	pending    bool                      // the service controller has not written it yet
@@ -144,8 +144,10 @@ func (p *Provider) UpdateLoadBalancer(context.Context, string, *corev1.Service, 
 }
 
 // stale reports whether the Service might get something else now: its request or the pools changed,
-// something was freed that it waits for, or one of its addresses is in use elsewhere.
-func (p *Provider) stale(o outcome, asked request) bool {
+// something was freed that it waits for, or one of its addresses is in use elsewhere. If the pools
+// are the same in another snapshot, that is the outcome's from now on: the next review need not
+// compare them again, and the former one is not kept in memory.
+func (p *Provider) stale(o *outcome, asked request) bool {
 	now := p.c.snapshot.Load()
 	has := o.Err == nil && len(o.Missing) == 0
 	same := func(a, b *config.Pool) bool {
@@ -158,6 +160,7 @@ func (p *Provider) stale(o outcome, asked request) bool {
 	if o.snapshot != now && !slices.EqualFunc(o.snapshot.Pools, now.Pools, same) {
 		return true
 	}
+	o.snapshot = now
 	if (o.Err != nil || len(o.Missing) > 0) && o.generation != p.c.allocations.Generation() {
 		return true
 	}

@@ -257,15 +257,15 @@ func (p *Provider) settle(
 	}
 	addresses := o.Addresses
 	view := p.c.outlook(svc, addresses)
-	if !service.Shows(svc, service.IngressOf(view.Addresses, view.Forwarder.Mode())) || p.stale(o, asked) {
+	if !service.Shows(svc, service.IngressOf(view.Addresses, view.Forwarder.Mode())) || p.stale(&o, asked) {
 		return nil, nil, true
 	}
 	// Only now that no status shows them, others may get them.
 	p.c.allocations.Free(key, p.c.allocations.Surplus(key, addresses))
 	if mode := view.Forwarder.Mode(); len(addresses) > 0 && mode != o.told {
 		o.told, changed = mode, &view.Forwarder
-		p.outcomes[key] = o
 	}
+	p.outcomes[key] = o
 	first := service.ContestedBy(p.c.writes.Writer(key), service.Allocated(o.asked, o.Assignment, o.Err, o.Outside))
 	return p.c.withAnnounced([]condition.Condition{first}, svc, view), changed, false
 }
