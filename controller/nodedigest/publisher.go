@@ -33,8 +33,6 @@ const (
 	atOnce  = 5
 	// passAtMost is how long a write may take.
 	passAtMost = 2 * time.Minute
-	// workers write at once.
-	workers = 4
 	// behind is how old what is published may be at a heartbeat. Without it, Nodes that change all the
 	// time would leave no moment for one.
 	behind = 5 * time.Second
@@ -133,12 +131,32 @@ func (p *Publisher) follow() error {
 			p.enqueue(name)
 		}
 	}
+	stored := func(o any) {
+		if !p.echoes(o) {
+			published(o)
+		}
+	}
 	if _, err := p.maps.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: published, UpdateFunc: func(_, after any) { published(after) }, DeleteFunc: published,
+		AddFunc: stored, UpdateFunc: func(_, after any) { stored(after) }, DeleteFunc: published,
 	}); err != nil {
 		return fmt.Errorf("publish Nodes: watch: %w", err)
 	}
 	return nil
+}
+
+// echoes reports whether a ConfigMap has what it is to have, mostly since we just wrote that.
+func (p *Publisher) echoes(o any) bool {
+	m, ok := o.(*corev1.ConfigMap)
+	if !ok || !slices.Contains(digest.Shares(), m.Name) {
+		return false
+	}
+	data, err := p.data(m.Name)
+	return err == nil && is(m, data)
+}
+
+// is reports whether a ConfigMap has the data and nothing else.
+func is(m *corev1.ConfigMap, data map[string]string) bool {
+	return maps.Equal(m.Data, data) && len(m.BinaryData) == 0
 }
 
 // text returns the digest of a Node.
@@ -180,7 +198,9 @@ func (p *Publisher) Lead(ctx context.Context) error {
 		p.enqueue(name)
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	for i := range workers {
+	// One worker for each, which is paced by itself: while the API server is slow, none waits for
+	// others until it is so old that there is no heartbeat.
+	for i := range digest.Shares() {
 		group.Go(func() error { p.work(ctx, fmt.Sprintf("node digests %d", i)); return nil })
 	}
 	group.Go(func() error { return p.beat(ctx) })
@@ -298,7 +318,7 @@ func (p *Publisher) put(
 			return its.Update(ctx, fresh, metav1.UpdateOptions{})
 		}
 		return created, err
-	case maps.Equal(before.Data, data) && len(before.BinaryData) == 0:
+	case is(before, data):
 		return nil, nil
 	}
 	after := before.DeepCopy()

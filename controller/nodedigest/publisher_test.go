@@ -3,6 +3,7 @@ package nodedigest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -16,7 +17,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/cache"
 
@@ -32,8 +35,40 @@ type scene struct {
 	fails  atomic.Bool    // every write of the ConfigMap with Node n1
 }
 
+// slow is an API server that answers writes of ConfigMaps after a while.
+type slow struct{ kubernetes.Interface }
+
+// IsWatchListSemanticsUnSupported is what client-go asks a fake client.
+func (slow) IsWatchListSemanticsUnSupported() bool { return true }
+
+func (s slow) CoreV1() typedcorev1.CoreV1Interface { return slowCore{s.Interface.CoreV1()} }
+
+type slowCore struct{ typedcorev1.CoreV1Interface }
+
+func (s slowCore) ConfigMaps(namespace string) typedcorev1.ConfigMapInterface {
+	return slowMaps{s.CoreV1Interface.ConfigMaps(namespace)}
+}
+
+type slowMaps struct{ typedcorev1.ConfigMapInterface }
+
+func (s slowMaps) Update(
+	ctx context.Context, m *corev1.ConfigMap, o metav1.UpdateOptions,
+) (*corev1.ConfigMap, error) {
+	written, err := s.ConfigMapInterface.Update(ctx, m, o)
+	<-time.After(2 * time.Second) // of the test's own clock
+	return written, err
+}
+
 // lead runs the test beside a publisher that leads.
 func lead(t *testing.T, objects []runtime.Object, test func(*testing.T, *scene)) {
+	t.Helper()
+	leadBy(t, func(s *scene) kubernetes.Interface { return s }, objects, test)
+}
+
+// leadBy is lead by way of a client.
+func leadBy(
+	t *testing.T, by func(*scene) kubernetes.Interface, objects []runtime.Object, test func(*testing.T, *scene),
+) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		s := &scene{Clientset: fake.NewClientset(objects...), writes: map[string]int{}}
@@ -55,7 +90,7 @@ func lead(t *testing.T, objects []runtime.Object, test func(*testing.T, *scene))
 		})
 		factory := informers.NewSharedInformerFactory(s, 0)
 		p, err := New(Config{
-			Kubernetes: s, Namespace: namespace, Nodes: factory.Core().V1().Nodes().Informer(),
+			Kubernetes: by(s), Namespace: namespace, Nodes: factory.Core().V1().Nodes().Informer(),
 			Logger: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {
@@ -265,4 +300,96 @@ func TestPublisher_settled(t *testing.T) {
 			t.Errorf("pending for %v, %d beats: settled %v, want %v", c.since, len(c.beats), got, c.want)
 		}
 	}
+}
+
+// While the API server is slow and Nodes of every ConfigMap change all the time, there is a new
+// heartbeat still.
+func TestPublisher_slow(t *testing.T) {
+	of := map[string]*corev1.Node{} // one of each ConfigMap
+	for i := 0; len(of) < len(digest.Shares()); i++ {
+		n := node(fmt.Sprint("n", i), "0")
+		of[digest.Share(n.Name)] = n
+	}
+	nodes := slices.Collect(maps.Values(of))
+	var objects []runtime.Object
+	for _, n := range nodes {
+		objects = append(objects, n)
+	}
+	leadBy(t, func(s *scene) kubernetes.Interface { return slow{s} }, objects, func(t *testing.T, s *scene) {
+		beats := func() int { return s.writes[digest.Name] }
+		synctest.Wait()
+		begun := beats()
+		for round := range 11 {
+			for _, n := range nodes {
+				n.Labels["a"] = fmt.Sprint(round + 1)
+				if _, err := s.CoreV1().Nodes().Update(t.Context(), n.DeepCopy(), metav1.UpdateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			<-time.After(4 * time.Second)
+		}
+		synctest.Wait()
+		if n := beats() - begun; n < 2 {
+			t.Errorf("%d heartbeats in 44 s, want one each %s", n, digest.Every)
+		}
+		<-time.After(2 * digest.Every)
+		s.wants(t, true, nodes...)
+	})
+}
+
+// A ConfigMap that comes to have what it is to have is not queued.
+func TestPublisher_echoes(t *testing.T) {
+	encoded, err := digest.Encode(node("n1", "1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		set := fake.NewClientset()
+		p, err := New(Config{
+			Kubernetes: set, Namespace: namespace,
+			Nodes: informers.NewSharedInformerFactory(set, 0).Core().V1().Nodes().Informer(),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.queue.ShutDown()
+		if err := p.Nodes.GetStore().Add(node("n1", "1")); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		defer running.Wait()
+		defer cancel()
+		running.Go(func() { _ = p.Watch(ctx) })
+		synctest.Wait()
+		its := set.CoreV1().ConfigMaps(namespace)
+		m := &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Name: digest.Share("n1"), Labels: digest.Labels()},
+			Data:       map[string]string{"n1": encoded},
+		}
+		for _, step := range []struct {
+			name string
+			do   func() error
+			want bool
+		}{
+			{"written", func() error { _, err := its.Create(ctx, m, metav1.CreateOptions{}); return err }, false},
+			{"changed by somebody", func() error {
+				other := m.DeepCopy()
+				other.Data["n2"] = encoded
+				_, err := its.Update(ctx, other, metav1.UpdateOptions{})
+				return err
+			}, true},
+			{"put right", func() error { _, err := its.Update(ctx, m, metav1.UpdateOptions{}); return err }, false},
+			{"deleted", func() error { return its.Delete(ctx, m.Name, metav1.DeleteOptions{}) }, true},
+		} {
+			clear(p.pending)
+			if err := step.do(); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			if _, is := p.pending[m.Name]; is != step.want {
+				t.Errorf("%s: it is queued: %t, want %t", step.name, is, step.want)
+			}
+		}
+	})
 }
