@@ -103,7 +103,8 @@ func (d *Driver) Sync(addr netip.Addr, desired Desired) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	changed := d.countPatterns(d.desired[addr].Interfaces, -1)
+	former := d.desired[addr]
+	changed := d.countPatterns(former.Interfaces, -1)
 	if desired.Announced {
 		d.desired[addr] = desired
 		changed = d.countPatterns(desired.Interfaces, +1) || changed
@@ -111,7 +112,12 @@ func (d *Driver) Sync(addr netip.Addr, desired Desired) {
 		delete(d.desired, addr)
 	}
 	for _, seg := range d.segments {
-		seg.setDesired(addr, desired)
+		switch {
+		case d.concerns(seg, desired):
+			seg.setDesired(addr, desired)
+		case d.concerns(seg, former):
+			seg.setDesired(addr, Desired{})
+		}
 	}
 	if changed {
 		d.kick.Notify()

@@ -20,12 +20,14 @@ type inbox struct {
 
 // inputs are what an inbox holds. They are guarded by its mu until the loop has taken them.
 type inputs struct {
-	desired    map[netip.Addr]Desired
+	desired    map[netip.Addr]Desired // of addresses that concern this segment, or did
+	whole      bool                   // desired is all that there is
 	next       map[netip.Addr]Desired // what may be desired soon, never changed; nil: as before
 	mirrored   map[mirrorKey]Claim
 	rebalance  []netip.Addr
 	mirrorLost bool
 	link       *packet.Link // nil: not known yet
+	renamed    bool         // the mirror had another name for the segment in the meantime
 	home       bool         // the interface holds a node address
 	others     []string     // the interfaces that this one serves the segment for
 	paired     string       // the one that serves the segment for this one, as was confirmed; "": it was not
@@ -81,9 +83,12 @@ func (i *inbox) take() inputs {
 		home:       i.home,
 		others:     i.others,
 		paired:     i.paired,
+		whole:      i.whole,
+		renamed:    i.renamed,
 	}
-	i.next, i.rebalance, i.mirrorLost, i.paired = nil, nil, false, ""
-	if len(i.desired) > 0 {
+	i.next, i.rebalance, i.mirrorLost, i.paired, i.renamed = nil, nil, false, "", false
+	if len(i.desired) > 0 || i.whole {
+		i.whole = false
 		taken.desired, i.desired = i.desired, make(map[netip.Addr]Desired)
 	}
 	// Without a link the segment has no name yet, so what the mirror says has to wait.
@@ -100,6 +105,13 @@ func (s *segment) setDesired(addr netip.Addr, desired Desired) {
 	s.wake.Notify()
 }
 
+func (s *segment) setAllDesired(all map[netip.Addr]Desired) {
+	s.inbox.mu.Lock()
+	s.inbox.desired, s.inbox.whole = all, true
+	s.inbox.mu.Unlock()
+	s.wake.Notify()
+}
+
 func (s *segment) setNext(next map[netip.Addr]Desired) {
 	s.inbox.mu.Lock()
 	s.inbox.next = next
@@ -107,11 +119,18 @@ func (s *segment) setNext(next map[netip.Addr]Desired) {
 	s.wake.Notify()
 }
 
+// setMirrored leaves claims of other segments out. After a new name of the segment the driver is
+// asked for those that were.
 func (s *segment) setMirrored(said Claim) {
 	s.inbox.mu.Lock()
-	s.inbox.mirrored[mirrorKey{said.Address, said.Segment}] = said
+	ours := s.inbox.link == nil || s.inbox.link.Segment() == said.Segment
+	if ours {
+		s.inbox.mirrored[mirrorKey{said.Address, said.Segment}] = said
+	}
 	s.inbox.mu.Unlock()
-	s.wake.Notify()
+	if ours {
+		s.wake.Notify()
+	}
 }
 
 func (s *segment) rebalance(addr netip.Addr) {
@@ -134,6 +153,7 @@ func (s *segment) setLink(l packet.Link, home bool) {
 	was := s.inbox.link
 	changed := was == nil || !was.Same(l) || was.MTU != l.MTU || !slices.Equal(was.Subnets, l.Subnets) ||
 		s.inbox.home != home
+	s.inbox.renamed = s.inbox.renamed || was != nil && was.Segment() != l.Segment()
 	s.inbox.link, s.inbox.home = &l, home
 	s.inbox.mu.Unlock()
 	if changed {
@@ -162,6 +182,14 @@ func (s *segment) isHome() bool {
 	return s.inbox.home
 }
 
+// place returns whether the interface holds a node address, and those that it serves the segment
+// for.
+func (s *segment) place() (home bool, others []string) {
+	s.inbox.mu.Lock()
+	defer s.inbox.mu.Unlock()
+	return s.inbox.home, s.inbox.others
+}
+
 // readInbox brings the loop up to date with the inbox and the driver's orders.
 func (s *segment) readInbox(ctx context.Context, now time.Time) {
 	in, orders := s.inbox.take(), s.parent.orders()
@@ -175,6 +203,8 @@ func (s *segment) readInbox(ctx context.Context, now time.Time) {
 	}
 	if known && s.link.Segment() != before {
 		s.renameSegment(now, before)
+	} else if in.renamed { // and back
+		s.machine.Remirror(now, s.parent.mirrored(s.link.Segment()))
 	}
 	if subnets := s.link.HostSubnets(); orders.nodes.version != s.nodes.version || !slices.Equal(subnets, s.subnets) {
 		s.nodes, s.subnets = orders.nodes, subnets
@@ -202,6 +232,13 @@ func (s *segment) readInbox(ctx context.Context, now time.Time) {
 	if in.home != s.home || !slices.Equal(in.others, s.twins.others) {
 		s.home, s.twins.others = in.home, in.others
 		s.applyDesired(now)
+	}
+	if in.whole {
+		for addr := range s.desired {
+			if _, still := in.desired[addr]; !still {
+				in.desired[addr] = Desired{}
+			}
+		}
 	}
 	for addr, d := range in.desired {
 		if s.desired[addr] = d; !d.Announced {

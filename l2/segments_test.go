@@ -2,8 +2,10 @@ package l2
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
@@ -352,5 +354,116 @@ func TestSetNodes(t *testing.T) {
 				e.expectOwned(t, "with the new address")
 			})
 		})
+	}
+}
+
+// A segment knows the addresses that are wanted on its interface, or on its twins, and no others:
+// whatever is wanted next, wherever the node's address is, and whatever interfaces there are.
+func TestSegmentsKnowTheirOwn(t *testing.T) {
+	one := &ether{}
+	for name, on := range map[string]map[string]*ether{
+		"three segments": {"eth0": {}, "eth1": {}, "eth2": {}},
+		"one segment":    {"eth0": one, "eth1": one, "eth2": one},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { testSegmentsKnowTheirOwn(t, nodeOn(t, "a", 1, on)) })
+		})
+	}
+}
+
+func testSegmentsKnowTheirOwn(t *testing.T, a *linkedNode) {
+	r := rand.New(rand.NewPCG(1, 2))
+	names := []string{"eth0", "eth1", "eth2"}
+	all := slices.Clone(a.kernel.all)
+	for step := range 300 {
+		switch r.IntN(8) {
+		case 0: // the node's address moves
+			home := r.IntN(4)
+			for i, name := range names {
+				if slices.ContainsFunc(a.kernel.all, func(l packet.Link) bool { return l.Name == name }) {
+					a.kernel.setAddresses(name, map[bool]netip.Addr{true: a.address(0), false: a.address(i + 7)}[i == home])
+				}
+			}
+		case 1: // an interface vanishes, or all are back
+			a.kernel.change(func() {
+				if a.kernel.all = slices.Clone(all); r.IntN(2) == 0 {
+					i := r.IntN(len(all))
+					a.kernel.all = slices.Delete(a.kernel.all, i, i+1)
+				}
+			})
+		default:
+			var d Desired
+			if patterns := [][]string{nil, {"eth0"}, {"eth1"}, {"eth1", ""}, {"eth[12]"}}; r.IntN(3) > 0 {
+				d = Desired{Announced: true, Candidates: []string{"a"}, Interfaces: patterns[r.IntN(len(patterns))]}
+			}
+			a.Sync(vip(r.IntN(6)), d)
+		}
+		pass(time.Duration(r.IntN(3)) * time.Second) // twins find each other, or not yet
+		pass(100 * time.Millisecond)
+		var wrong string
+		a.mu.Lock()
+		for name, seg := range a.segments {
+			var got, want []netip.Addr
+			for addr := range seg.desired {
+				got = append(got, addr)
+			}
+			for addr, d := range a.desired {
+				if a.concerns(seg, d) {
+					want = append(want, addr)
+				}
+			}
+			slices.SortFunc(got, netip.Addr.Compare)
+			slices.SortFunc(want, netip.Addr.Compare)
+			if !slices.Equal(got, want) {
+				wrong = fmt.Sprintf("%s knows %v, want %v", name, got, want)
+			}
+		}
+		a.mu.Unlock()
+		if wrong != "" {
+			t.Fatalf("step %d: %s", step, wrong)
+		}
+	}
+}
+
+// A loop is not woken for what concerns other segments.
+func TestSegmentsSleep(t *testing.T) {
+	d, err := newDriver(Config{Node: "a", Logger: slog.New(slog.DiscardHandler)}, &fakeLinks{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eth0, eth1 := newSegment(&d.shared, d, "eth0", nil), newSegment(&d.shared, d, "eth1", nil)
+	d.segments["eth0"], d.segments["eth1"] = eth0, eth1
+	one := packet.Link{Name: "eth0", Subnets: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}
+	two := packet.Link{Name: "eth0", Subnets: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
+	eth0.setLink(one, true)
+	eth1.setLink(packet.Link{Name: "eth1"}, false)
+	woken := func(what string, zero, first int) {
+		t.Helper()
+		if len(eth0.wake) != zero || len(eth1.wake) != first {
+			t.Errorf("%s: woken are %d and %d, want %d and %d", what, len(eth0.wake), len(eth1.wake), zero, first)
+		}
+		for _, seg := range []*segment{eth0, eth1} {
+			select {
+			case <-seg.wake:
+			default:
+			}
+		}
+	}
+	woken("links", 1, 1)
+	d.Sync(vip(1), Desired{Announced: true, Interfaces: []string{"eth1"}})
+	woken("wanted on eth1", 0, 1)
+	d.Sync(vip(1), Desired{Announced: true})
+	woken("wanted on the home", 1, 1) // eth1 loses it
+	d.Sync(vip(1), Desired{})
+	woken("not wanted", 1, 0)
+	d.Mirrored(Claim{Address: vip(1), Segment: one.Segment(), Node: "b"})
+	woken("a claim on eth0", 1, 0)
+	eth0.setLink(two, true)
+	woken("another name", 1, 0)
+	d.Mirrored(Claim{Address: vip(2), Segment: one.Segment(), Node: "b"})
+	woken("a claim on a segment that is gone", 0, 0)
+	eth0.setLink(one, true)
+	if in := eth0.inbox.take(); !in.renamed {
+		t.Error("the segment has its former name again, and does not ask for the claims that it missed")
 	}
 }

@@ -89,16 +89,49 @@ func (d *Driver) updateSegments(ctx context.Context, tasks *errgroup.Group, link
 		present[l.Name] = true
 		seg, ok := d.segments[l.Name]
 		if !ok {
-			seg = d.startSegment(ctx, tasks, l.Name)
+			d.startSegment(ctx, tasks, l, home)
+			continue
 		}
-		seg.setLink(l, home)
+		was := seg.isHome()
+		if seg.setLink(l, home); was != home {
+			d.renew(l.Name)
+			d.renew(d.twins[l.Name])
+		}
 	}
 	for name, seg := range d.segments {
 		if !present[name] {
 			delete(d.segments, name)
 			seg.cancel()
+			d.renew(d.twins[name])
 		}
 	}
+}
+
+// renew replaces what a segment knows of addresses, if it is there: others may concern it now. d.mu
+// is held.
+func (d *Driver) renew(name string) {
+	seg, ok := d.segments[name]
+	if !ok {
+		return
+	}
+	all := make(map[netip.Addr]Desired)
+	for addr, desired := range d.desired {
+		if d.concerns(seg, desired) {
+			all[addr] = desired
+		}
+	}
+	seg.setAllDesired(all)
+}
+
+// concerns reports whether an address is wanted on the interface of a segment, or on one that it
+// serves the segment for. Whenever that changes but by Sync, renew is called. d.mu is held.
+func (d *Driver) concerns(seg *segment, desired Desired) bool {
+	home, others := seg.place()
+	on := func(name string) bool {
+		other, ok := d.segments[name]
+		return concerns(desired, name, ok && other.isHome())
+	}
+	return desired.Announced && (concerns(desired, seg.name, home) || slices.ContainsFunc(others, on))
 }
 
 // nodeAddresses returns the addresses of this node. d.mu is held.
@@ -110,13 +143,12 @@ func (d *Driver) nodeAddresses() []netip.Addr {
 }
 
 // startSegment starts the loop of a new segment. d.mu is held.
-func (d *Driver) startSegment(ctx context.Context, tasks *errgroup.Group, name string) *segment {
+func (d *Driver) startSegment(ctx context.Context, tasks *errgroup.Group, l packet.Link, home bool) {
 	ctx, cancel := context.WithCancel(ctx)
+	name := l.Name
 	seg := newSegment(&d.shared, d, name, cancel)
+	seg.setLink(l, home)
 	seg.setOthers(d.servedBy(name))
-	for addr, desired := range d.desired {
-		seg.setDesired(addr, desired)
-	}
 	seg.setNext(d.next)
 	for _, said := range d.mirror {
 		seg.setMirrored(said)
@@ -124,6 +156,8 @@ func (d *Driver) startSegment(ctx context.Context, tasks *errgroup.Group, name s
 	before := d.ended[name]
 	d.ended[name] = seg.done
 	d.segments[name] = seg
+	d.renew(name)
+	d.renew(d.twins[name])
 	tasks.Go(func() error {
 		defer close(seg.done)
 		if before != nil {
@@ -132,7 +166,6 @@ func (d *Driver) startSegment(ctx context.Context, tasks *errgroup.Group, name s
 		seg.run(ctx)
 		return nil
 	})
-	return seg
 }
 
 // named reports whether an address is wanted on the interface by its name. d.mu is held.
@@ -203,6 +236,7 @@ func (d *Driver) pair(name, other string) {
 	if d.twins[second] == "" {
 		d.twins[second] = first
 		d.segments[first].setOthers(d.servedBy(first))
+		d.renew(first)
 	}
 	d.segments[second].setPaired(first)
 }
@@ -254,6 +288,7 @@ func (d *Driver) unpair(name string) {
 	delete(d.twins, name)
 	if seg, ok := d.segments[first]; ok {
 		seg.setOthers(d.servedBy(first))
+		d.renew(first)
 	}
 }
 
