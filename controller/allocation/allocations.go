@@ -59,6 +59,7 @@ type Allocations struct {
 	turns        int                      // how many have waited
 	freed        map[string]bool          // pools where something was freed since retried, or anywhere
 	retried      time.Time                // when those that wait were requeued
+	settled      time.Time                // when what is freed need not rest for longer any more
 	outside      map[string]bool          // Services with addresses in no pool
 	given        map[string]record.Record // what each Service was given, and for which request
 	reservations map[string]reservation   // in effect, by namespace/name

@@ -130,6 +130,33 @@ func TestFreeLetsAddressesRest(t *testing.T) {
 	}
 }
 
+// What is freed soon after a leader began rests longer: nodes that came back later than the leader
+// may have waited for others, which still answer for it.
+func TestFreeSoonAfterALeaderBegan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := newAllocations(t, time.Minute)
+		a.RestoreResting(nil, time.Now())
+		for _, rests := range []time.Duration{140 * time.Second, time.Minute} { // it begins in 10 s
+			<-time.After(10 * time.Second)
+			assign(a, serviceNamed("first"))
+			a.Release("shop/first")
+			<-time.After(rests - time.Second)
+			a.Wake(time.Now())
+			if got := assign(a, serviceNamed("second")); got.Err == nil {
+				t.Errorf("given before it rested for %s", rests)
+			}
+			<-time.After(2 * time.Second)
+			a.Wake(time.Now())
+			if got := assign(a, serviceNamed("second")); got.Err != nil {
+				t.Errorf("not given after %s: %v", rests, got.Err)
+			}
+			a.Release("shop/second")
+			<-time.After(5 * time.Minute)
+			a.Wake(time.Now())
+		}
+	})
+}
+
 // rulesOfOne returns the rules for reservations of the only pool.
 func rulesOfOne(t *testing.T) Rules {
 	t.Helper()

@@ -10,15 +10,22 @@ import (
 	"github.com/berth-lb/berth/ipam"
 )
 
+// settling returns for how long after a leader began addresses rest at least: the API server may
+// have been away before, and nodes that reach it again give those that do not 90 s, after up to a
+// minute of their own, before they take over what these still answer for.
+func settling(rest time.Duration) time.Duration { return 5 * rest / 2 }
+
 // RestoreResting makes those addresses rest that former leaders freed, or may have freed, according
-// to the statuses of the pools: a speaker that has not heard of it may still announce them.
+// to the statuses of the pools: a speaker that has not heard of it may still announce them. What is
+// freed soon after rests longer, for the same reason.
 func (a *Allocations) RestoreResting(pools []*v1alpha1.LoadBalancerPool, now time.Time) {
 	if a.config.Rest <= 0 {
 		return
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	longest := now.Add(a.config.Rest)
+	a.settled = now.Add(settling(a.config.Rest))
+	longest := a.settled
 	for _, pool := range pools {
 		for _, r := range pool.Status.Resting {
 			address, err := netip.ParseAddr(r.Address)

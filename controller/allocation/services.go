@@ -182,9 +182,10 @@ func (a *Allocations) Free(key string, addresses []netip.Addr) {
 func (a *Allocations) free(key string, addresses []netip.Addr) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	now := time.Now()
 	var until time.Time
 	if a.config.Rest > 0 {
-		until = time.Now().Add(a.config.Rest)
+		until = later(now.Add(a.config.Rest), a.settled)
 	}
 	if !a.allocator.Free(key, addresses, until) {
 		return false
@@ -192,9 +193,16 @@ func (a *Allocations) free(key string, addresses []netip.Addr) bool {
 	a.retryWaiting(addresses...)
 	a.config.Queue.UsageChanged()
 	if a.config.Rest > 0 {
-		a.config.Queue.WakeAfter(a.config.Rest)
+		a.config.Queue.WakeAfter(until.Sub(now))
 	}
 	return true
+}
+
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
 }
 
 // Release forgets a Service that is no longer served, and frees what it holds.
