@@ -49,13 +49,14 @@ func BenchmarkOneGroupChanges(b *testing.B) {
 	}
 }
 
-// BenchmarkOneGroupOfAnAggregate measures what it costs that one group more, or less, wants a prefix
-// that 10 000 others want: it must not depend on how many do.
+// BenchmarkOneGroupOfAnAggregate measures what it costs that one group more, or less, wants a
+// prefix that 10 000 others want: it must not depend on how many do.
 func BenchmarkOneGroupOfAnAggregate(b *testing.B) {
 	w := newDesiredRoutes()
 	aggregate := netip.MustParsePrefix("198.18.0.0/15")
 	want := func(i int) Desired {
-		return Desired{Routes: []Route{{Prefix: aggregate, Peers: []string{"tor1", "tor2"}, Attributes: Attributes{Weight: uint32(i % 7)}}}}
+		weight := Attributes{Weight: uint32(i % 7)}
+		return Desired{Routes: []Route{{Prefix: aggregate, Peers: []string{"tor1", "tor2"}, Attributes: weight}}}
 	}
 	for i := range 10000 {
 		w.replace(fmt.Sprintf("group-%d", i), want(i))

@@ -243,8 +243,8 @@ func (w *desiredRoutes) replace(group string, desired Desired) []netip.Prefix {
 	return changed
 }
 
-// count takes that one more group wants an announcement of a prefix, or with -1 one less. It reports
-// whether all that is wanted of the prefix may be another announcement now.
+// count takes that one more group wants an announcement of a prefix, or with -1 one less. It
+// reports whether all that is wanted of the prefix may be another announcement now.
 func (w *desiredRoutes) count(prefix netip.Prefix, a announcement, n int) (news bool) {
 	weights := a.weights()
 	a = a.weighing(make([]int64, len(weights)))

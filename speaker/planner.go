@@ -436,7 +436,8 @@ func (p *planner) nodesChanged(nodes map[string]plan.Node, before *inuse.Set) {
 	}
 }
 
-// setDead plans again what is forwarded to nodes that died or are back. Nothing else depends on them.
+// setDead plans again what is forwarded to nodes that died or are back. Nothing else depends on
+// them.
 func (p *planner) setDead(dead map[string]bool) {
 	before := p.world.Dead
 	if maps.Equal(dead, before) {

@@ -189,8 +189,8 @@ func TestSetDead(t *testing.T) {
 	}
 }
 
-// BenchmarkNodeDies is what a speaker computes when another node dies, beside 10 000 groups. It must
-// not grow with those that are not forwarded to it.
+// BenchmarkNodeDies is what a speaker computes when another node dies, beside 10 000 groups. It
+// must not grow with those that are not forwarded to it.
 func BenchmarkNodeDies(b *testing.B) {
 	n := largeNode(b, 500, 10_000)
 	n.begin()

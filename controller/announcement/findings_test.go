@@ -84,8 +84,8 @@ func TestFindings(t *testing.T) {
 	})
 }
 
-// Under policy Local nodes without endpoints are not looked at, and the answer is the same as if all
-// were.
+// Under policy Local nodes without endpoints are not looked at, and the answer is the same as if
+// all were.
 func TestLocalLooksAtNodesWithEndpoints(t *testing.T) {
 	snapshots := []*config.Snapshot{announced(), forwarded()}
 	rapid.Check(t, func(t *rapid.T) {

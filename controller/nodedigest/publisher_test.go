@@ -35,27 +35,39 @@ type scene struct {
 	fails  atomic.Bool    // every write of the ConfigMap with Node n1
 }
 
-// slow is an API server that answers writes of ConfigMaps after a while.
-type slow struct{ kubernetes.Interface }
+// slow is an API server that answers writes of ConfigMaps after a while. It counts heartbeats.
+type slow struct {
+	kubernetes.Interface
+	beats *atomic.Int32
+}
 
 // IsWatchListSemanticsUnSupported is what client-go asks a fake client.
 func (slow) IsWatchListSemanticsUnSupported() bool { return true }
 
-func (s slow) CoreV1() typedcorev1.CoreV1Interface { return slowCore{s.Interface.CoreV1()} }
+func (s slow) CoreV1() typedcorev1.CoreV1Interface { return slowCore{s.Interface.CoreV1(), s.beats} }
 
-type slowCore struct{ typedcorev1.CoreV1Interface }
-
-func (s slowCore) ConfigMaps(namespace string) typedcorev1.ConfigMapInterface {
-	return slowMaps{s.CoreV1Interface.ConfigMaps(namespace)}
+type slowCore struct {
+	typedcorev1.CoreV1Interface
+	beats *atomic.Int32
 }
 
-type slowMaps struct{ typedcorev1.ConfigMapInterface }
+func (s slowCore) ConfigMaps(namespace string) typedcorev1.ConfigMapInterface {
+	return slowMaps{s.CoreV1Interface.ConfigMaps(namespace), s.beats}
+}
+
+type slowMaps struct {
+	typedcorev1.ConfigMapInterface
+	beats *atomic.Int32
+}
 
 func (s slowMaps) Update(
 	ctx context.Context, m *corev1.ConfigMap, o metav1.UpdateOptions,
 ) (*corev1.ConfigMap, error) {
 	written, err := s.ConfigMapInterface.Update(ctx, m, o)
 	<-time.After(2 * time.Second) // of the test's own clock
+	if m.Name == digest.Name {
+		s.beats.Add(1)
+	}
 	return written, err
 }
 
@@ -315,10 +327,9 @@ func TestPublisher_slow(t *testing.T) {
 	for _, n := range nodes {
 		objects = append(objects, n)
 	}
-	leadBy(t, func(s *scene) kubernetes.Interface { return slow{s} }, objects, func(t *testing.T, s *scene) {
-		beats := func() int { return s.writes[digest.Name] }
-		synctest.Wait()
-		begun := beats()
+	var beats atomic.Int32
+	leadBy(t, func(s *scene) kubernetes.Interface { return slow{s, &beats} }, objects, func(t *testing.T, s *scene) {
+		begun := beats.Load()
 		for round := range 11 {
 			for _, n := range nodes {
 				n.Labels["a"] = fmt.Sprint(round + 1)
@@ -329,7 +340,7 @@ func TestPublisher_slow(t *testing.T) {
 			<-time.After(4 * time.Second)
 		}
 		synctest.Wait()
-		if n := beats() - begun; n < 2 {
+		if n := beats.Load() - begun; n < 2 {
 			t.Errorf("%d heartbeats in 44 s, want one each %s", n, digest.Every)
 		}
 		<-time.After(2 * digest.Every)

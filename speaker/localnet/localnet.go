@@ -21,8 +21,8 @@ const (
 	settle = 100 * time.Millisecond
 	// retry is how soon a reading that failed is tried again.
 	retry = time.Second
-	// relist is how old what is known of routes may be when anything changes: the kernel says nothing of
-	// some that vanish.
+	// relist is how old what is known of routes may be when anything changes: the kernel says nothing
+	// of some that vanish.
 	relist = time.Minute
 )
 
@@ -88,7 +88,8 @@ func New(log *slog.Logger) *Watcher {
 	return w
 }
 
-// OfAddresses returns a Watcher of addresses alone, which never reads routes: there may be a million.
+// OfAddresses returns a Watcher of addresses alone, which never reads routes: there may be a
+// million.
 func OfAddresses(log *slog.Logger) *Watcher {
 	return &Watcher{log: log, kernel: system{}, changed: async.NewSignal(), lost: map[int]bool{}}
 }
@@ -144,8 +145,8 @@ func (w *Watcher) Read() error {
 	return nil
 }
 
-// due returns what is known, and whether routes are to be listed. What happens from here on counts the
-// next time.
+// due returns what is known, and whether routes are to be listed. What happens from here on counts
+// the next time.
 func (w *Watcher) due() (now Network, through map[int]bool, list bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
