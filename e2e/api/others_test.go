@@ -385,7 +385,7 @@ func TestLoadBalancerClasses(t *testing.T) {
 // A freed address rests, even if the leader changes.
 func TestFreedAddressRests(t *testing.T) {
 	ns, other := namespace(t), namespace(t)
-	rest := func(o *controller.Options) { o.Rest = 12 * time.Second }
+	rest := func(o *controller.Options) { o.Rest = 8 * time.Second } // 20 s after a leader began
 	first := startAs(t, (*controller.Controller).Lead, rest)
 	makePool(t, "p", "192.0.2.1-192.0.2.2")
 	for i, name := range []string{"one", "two"} {
