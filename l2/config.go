@@ -63,9 +63,9 @@ type Config struct {
 const StaleAfter = 15 * time.Second
 
 // grace is how long peers have to hear from the API again after this node does. Informers try
-// again 30 to 60 s after they failed last, each for itself, and a speaker counts as fresh when the
-// last of them has its list, which takes a while when all nodes ask for theirs.
-const grace = 90 * time.Second
+// again 30 to 60 s after they failed last, each for itself. A speaker counts as fresh when the last
+// of a dozen has its list, so most nodes need almost the 60 s, and few are half a minute apart.
+const grace = time.Minute
 
 func (c Config) withDefaults() (Config, error) {
 	set := func(d *time.Duration, value time.Duration) {

@@ -33,7 +33,7 @@ type Driver struct {
 	keys         Keys                     // guarded by mu
 	capabilities Capabilities             // guarded by mu
 	mirror       map[mirrorKey]Claim      // guarded by mu
-	confirmedAt  time.Time                // guarded by mu
+	contact      election.Contact         // guarded by mu
 	nodes        nodes                    // guarded by mu
 	twins        map[string]string        // guarded by mu; by interface, the one that serves its segment
 	failure      string                   // guarded by mu
@@ -234,7 +234,8 @@ func (d *Driver) SetNodes(addresses map[string][]netip.Addr) {
 func (d *Driver) Confirm(at time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.confirmedAt = d.system.now().Add(-time.Since(at))
+	now := d.system.now()
+	d.contact = d.contact.Confirm(now, now.Add(-time.Since(at)), d.config.FreshWithin)
 }
 
 // SetState sets the state that this node tells the others. Leaving and Restarting hand over what it

@@ -1,6 +1,7 @@
 package l2
 
 import (
+	"net/netip"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -117,7 +118,7 @@ func TestNothingMovesWithoutAPI(t *testing.T) {
 				}
 			}
 			second.Store(true)
-			for range 80 {
+			for range 55 {
 				pass(time.Second)
 				if got := e.whoHas(t, svc); !slices.Equal(got, []string{owner.mac}) || owner.Status().Segments[0].Outdated {
 					t.Fatalf("%s apart: answered by %v while the other is back, want %s, up to date", lag, got, owner.mac)
@@ -149,5 +150,24 @@ func TestReusedAddressOfStaleOwner(t *testing.T) {
 		other.Sync(svc4, by(other.config.Node))
 		pass(time.Second)
 		expectEqual(t, "answered by", e.whoHas(t, svc), []string{other.mac})
+	})
+}
+
+// A node that never lost the API takes back at once what a stale one took while its own segment was
+// away: the segment is new, and what the node knows is not.
+func TestNewSegmentOfAFreshNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &ether{}
+		owner, other, hears, _ := confirmedNodes(t, e)
+		hears.Store(false)
+		pass(time.Minute)
+		expectEqual(t, "answered by", e.whoHas(t, svc), []string{other.mac})
+		var addresses []netip.Addr
+		other.system.set(func(f *fakeSystem) { addresses, f.link.Addrs = f.link.Addrs, nil })
+		pass(3 * time.Second)
+		expectEqual(t, "answered without the other by", e.whoHas(t, svc), []string{owner.mac})
+		other.system.set(func(f *fakeSystem) { f.link.Addrs = addresses })
+		pass(5 * time.Second)
+		expectEqual(t, "answered when the other is back by", e.whoHas(t, svc), []string{other.mac})
 	})
 }

@@ -44,7 +44,7 @@ type orders struct {
 	state        State
 	keys         Keys
 	capabilities Capabilities
-	confirmedAt  time.Time // zero: nothing confirms what is desired
+	contact      election.Contact
 	nodes        nodes
 	round        uint64 // of the departure
 }
@@ -211,8 +211,8 @@ func (s *segment) readInbox(ctx context.Context, now time.Time) {
 		s.machine.SetNeighbors(now, orders.nodes.within(subnets, s.config.Node))
 	}
 	s.machine.SetCapabilities(now, orders.capabilities)
-	if !orders.confirmedAt.IsZero() {
-		s.machine.Confirm(now, orders.confirmedAt)
+	if !orders.contact.IsZero() {
+		s.machine.Confirm(now, orders.contact)
 	}
 	s.updateMachine(now, causeOf(orders.state))
 	if in.mirrorLost {

@@ -186,7 +186,7 @@ func (d *Driver) orders() orders {
 		state:        d.state,
 		keys:         d.keys,
 		capabilities: d.capabilities,
-		confirmedAt:  d.confirmedAt,
+		contact:      d.contact,
 		nodes:        d.nodes,
 		round:        d.departure.round,
 	}

@@ -269,9 +269,9 @@ func (m *Machine) SetCapabilities(now time.Time, capabilities Capabilities) {
 	m.evaluateAll(now, Capability)
 }
 
-// Confirm says that this node's desired state was up to date at a time that is not after now.
-func (m *Machine) Confirm(now, at time.Time) {
-	m.freshness.confirm(now, at)
+// Confirm says when this node's desired state was up to date.
+func (m *Machine) Confirm(now time.Time, c Contact) {
+	m.freshness.contact = c
 	m.updateAge(now)
 }
 
@@ -279,11 +279,11 @@ func (m *Machine) Confirm(now, at time.Time) {
 // node may do.
 func (m *Machine) updateAge(now time.Time) {
 	f := &m.freshness
-	if f.confirmedAt.IsZero() {
+	if f.contact.IsZero() {
 		return
 	}
 	before := f.age
-	f.age = max(0, now.Sub(f.confirmedAt))
+	f.age = max(0, now.Sub(f.contact.at))
 	if m.mayBeFirst(now) {
 		f.age = max(f.age, f.undecided())
 	}
@@ -294,10 +294,13 @@ func (m *Machine) updateAge(now time.Time) {
 
 // mayBeFirst reports whether this node is back, or there, for so short a time that stale peers may
 // only need longer to hear from the API. A peer that was confirmed since, and is stale again, would
-// not.
+// not. A node that has just started may not have heard of those peers yet.
 func (m *Machine) mayBeFirst(now time.Time) bool {
-	since := now.Sub(m.freshness.returnedAt)
-	return since < m.freshness.staleAfter || since < m.freshness.grace && m.peers.anyOlder(since)
+	f := &m.freshness
+	since := now.Sub(f.contact.returned)
+	return f.contact.lost.IsZero() && since < f.staleAfter || since < f.grace && m.peers.anyAlive(func(p *peer) bool {
+		return f.mayLag(now, p.age)
+	})
 }
 
 // Outdated returns a peer that is alive and knows better than this node what is desired; "": none.

@@ -145,7 +145,7 @@ func (m *Machine) isMute() bool { return m.isolated && !m.peers.anyKnown() }
 // hasRead reports whether this node has read the mirror since it started. It may be lost by now,
 // and what makes an address vacant may be the first that arrives after that: all nodes see it, and
 // none of them can tell yet.
-func (m *Machine) hasRead() bool { return !m.freshness.confirmedAt.IsZero() }
+func (m *Machine) hasRead() bool { return !m.freshness.contact.IsZero() }
 
 // unheard returns the nodes that own addresses on a mute segment according to the mirror, by name:
 // none before it has listened, as others are heard a moment after a start.

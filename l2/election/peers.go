@@ -276,10 +276,10 @@ func (r *peerTable) age(node string) time.Duration {
 	return 0
 }
 
-// anyOlder reports whether a peer's desired state was at least that old when it was last heard.
-func (r *peerTable) anyOlder(age time.Duration) bool {
+// anyAlive reports whether a peer is alive for which that is true.
+func (r *peerTable) anyAlive(is func(*peer) bool) bool {
 	for _, m := range r.peers {
-		if m.age >= age {
+		if m.alive && is(m) {
 			return true
 		}
 	}

@@ -941,6 +941,34 @@ func TestMachineNothingMovesWhenAPIReturns(t *testing.T) {
 	}
 }
 
+// A node that lost the API long before all others did stays outranked when these are back.
+func TestMachineStaleBeforeTheOutage(t *testing.T) {
+	w := together(t, 4, 40, nil)
+	lost := w.nodes[0]
+	lost.apiCut = true
+	run := func(d time.Duration, check func() error) {
+		t.Helper()
+		if err := w.run(d, check); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run(3*simGrace, nil)
+	for _, n := range w.nodes {
+		n.apiCut = true
+	}
+	run(simFresh+2*simConfirm, nil) // no other one is stale by then
+	for _, n := range w.nodes[1:] {
+		n.apiCut = false
+	}
+	run(simFresh+2*simConfirm, nil) // until they have seen that each of them is back
+	run(2*simGrace, func() error {
+		if lost.m.owned > 0 || lost.m.Outdated() == "" {
+			return fmt.Errorf("%s has %d addresses, outdated by %q", lost.name, lost.m.owned, lost.m.Outdated())
+		}
+		return nil
+	})
+}
+
 // A node that starts while others are stale takes nothing from them before they had their time: the
 // API may have been away for them because it was on this node. A node that never lost the API does
 // not wait.

@@ -84,6 +84,7 @@ type simNode struct {
 	needs        map[netip.Addr]Capabilities // as it sees the API
 	tenants      map[netip.Addr]int          // as it sees the API
 	confirmed    time.Time                   // when it last saw that it is up to date, on its clock
+	contact      Contact                     // what its process knows of that
 	old          bool                        // its speaker is of a version without capabilities, until it is replaced
 
 	apiCut  bool
@@ -227,7 +228,8 @@ func (n *simNode) boot() {
 		n.confirmed = now.Add(-time.Hour)
 	}
 	if !n.w.older {
-		n.m.Confirm(now, n.confirmed)
+		n.contact = Contact{}.Confirm(now, n.confirmed, simFresh)
+		n.m.Confirm(now, n.contact)
 		n.confirm(n.boots)
 	}
 	for _, a := range n.w.addresses {
@@ -270,7 +272,8 @@ func (n *simNode) confirm(boot uint64) {
 	}
 	if !n.apiCut && !n.frozen {
 		n.confirmed = n.local()
-		n.m.Confirm(n.confirmed, n.confirmed)
+		n.contact = n.contact.Confirm(n.confirmed, n.confirmed, simFresh)
+		n.m.Confirm(n.confirmed, n.contact)
 		n.applyOutputs()
 		n.sleep()
 	}

@@ -66,17 +66,41 @@ func (c Capabilities) Has(needed Capabilities) bool { return c&needed == needed 
 type freshness struct {
 	freshWithin, staleAfter, grace time.Duration
 
-	confirmedAt time.Time     // zero: nothing confirms it
-	returnedAt  time.Time     // when it was confirmed after it had not been fresh; zero: never
-	age         time.Duration // at the last tick, as this node says and counts it
+	contact Contact
+	age     time.Duration // at the last tick, as this node says and counts it
 }
 
-// confirm takes that the desired state was up to date at that time.
-func (f *freshness) confirm(now, at time.Time) {
-	if !f.isFresh(now.Sub(f.confirmedAt)) {
-		f.returnedAt = now
+// Contact is when a node's desired state was known to be what the API has. The zero value: never.
+type Contact struct {
+	at       time.Time // the last time
+	returned time.Time // when it was again, after it had not been fresh
+	lost     time.Time // the last time at which it was fresh before that; zero: none is known
+	fresh    time.Time // the last time that was fresh when it was confirmed
+}
+
+// Confirm returns the contact of a node that learns now that its desired state was up to date at a
+// time, which is not after now. It is fresh for freshWithin.
+func (c Contact) Confirm(now, at time.Time, freshWithin time.Duration) Contact {
+	if now.Sub(c.at) > freshWithin {
+		c.returned, c.lost = now, c.fresh
 	}
-	f.confirmedAt = at
+	c.at = at
+	if now.Sub(at) <= freshWithin {
+		c.fresh = at
+	}
+	return c
+}
+
+// IsZero reports whether the desired state was never confirmed.
+func (c Contact) IsZero() bool { return c.at.IsZero() }
+
+// mayLag reports whether a peer with a desired state of that age may only need longer to hear from
+// the API again than this node, which has been back for a while: it was not confirmed since, and
+// had not lost the API long before this node did. A node that has just started cannot know when
+// others lost it.
+func (f *freshness) mayLag(now time.Time, age time.Duration) bool {
+	since := now.Sub(f.contact.returned)
+	return age >= since && (f.contact.lost.IsZero() || age < now.Sub(f.contact.lost)+f.staleAfter)
 }
 
 // undecided is an age at which a node is neither fresh nor stale.
