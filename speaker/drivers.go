@@ -102,7 +102,7 @@ type steerer interface {
 	SetSeed(seed [16]byte)
 	SetEnabled(enabled bool)
 	SetNodes(addresses map[string][]netip.Addr)
-	SetInterfaces(names []string)
+	SetInterfaces(names, ways []string)
 	Suspect(nodes, dead map[string]bool)
 	Report() (report steer.Report, asked bool)
 	Remove() error

@@ -82,7 +82,7 @@ ip route add 192.0.2.1 via 10.0.0.1'`, nettest.PID(client), client)
 			}
 			s.SetSeed([16]byte{1})
 			s.SetNodes(map[string][]netip.Addr{"n1": {address("10.0.0.1")}, "n2": {address("10.0.0.2")}})
-			s.SetInterfaces([]string{"uplink"})
+			s.SetInterfaces([]string{"uplink"}, nil)
 			s.Sync("d/dns", []plan.SteeredPort{{
 				Service: "d/dns", Address: address("192.0.2.1"), Port: 53, Protocol: ipvs.UDP,
 				Members: []plan.SteeredMember{{Node: "n2", Endpoints: 1}},

@@ -43,7 +43,7 @@ func (*None) SetEnabled(bool) {}
 func (*None) SetNodes(map[string][]netip.Addr) {}
 
 // SetInterfaces does nothing.
-func (*None) SetInterfaces([]string) {}
+func (*None) SetInterfaces(_, _ []string) {}
 
 // Suspect does nothing.
 func (*None) Suspect(_, _ map[string]bool) {}

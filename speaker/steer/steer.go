@@ -35,15 +35,19 @@ func Seed(recordKey []byte) (seed [16]byte) {
 }
 
 // Interfaces returns those that packets for Services may come by from outside, ascending: all that
-// have an address, without those of pods and of Services.
-func Interfaces(network localnet.Network, pods []netip.Prefix) []string {
-	var names []string
+// have an address, without those of pods and of Services. Ways is what else of the network decides
+// by which of them other nodes are reached: if it is the same, so are they.
+func Interfaces(network localnet.Network, pods []netip.Prefix) (names, ways []string) {
+	for _, gateway := range network.Gateways {
+		ways = append(ways, gateway.String())
+	}
 	for _, a := range network.Addresses {
 		ofPods := slices.ContainsFunc(pods, func(p netip.Prefix) bool { return p.Contains(a.Addr()) })
 		if a.Interface != "lo" && !links.OfServices(a.Interface) && !ofPods {
 			names = append(names, a.Interface)
+			ways = append(ways, a.String())
 		}
 	}
 	slices.Sort(names)
-	return slices.Compact(names)
+	return slices.Compact(names), ways
 }

@@ -107,11 +107,15 @@ func TestInterfaces(t *testing.T) {
 	on := func(prefix, name string) localnet.Address {
 		return localnet.Address{Prefix: netip.MustParsePrefix(prefix), Interface: name}
 	}
-	got := Interfaces(localnet.Network{Addresses: []localnet.Address{
+	got, ways := Interfaces(localnet.Network{Gateways: []netip.Addr{address("10.0.0.254")}, Addresses: []localnet.Address{
 		on("10.0.0.1/24", "eth0"), on("fd00::1/64", "eth0"), on("10.1.0.1/24", "bond0.7"), on("10.244.1.1/24", "cni0"),
 		on("192.0.2.1/32", "kube-ipvs0"), on("10.9.9.9/32", "lo"),
 	}}, []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")})
 	if diff := cmp.Diff([]string{"bond0.7", "eth0"}, got); diff != "" {
+		t.Error(diff)
+	}
+	want := []string{"10.0.0.254", "10.0.0.1/24 on eth0", "fd00::1/64 on eth0", "10.1.0.1/24 on bond0.7"}
+	if diff := cmp.Diff(want, ways); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -165,10 +169,11 @@ func TestSteererSetsNothingNew(t *testing.T) {
 		{func() { s.SetNodes(nodes) }, true},
 		{func() { s.SetNodes(maps.Clone(nodes)) }, false},
 		{func() { s.SetNodes(other) }, true},
-		{func() { s.SetInterfaces([]string{"eth0", "eth1"}) }, true},
-		{func() { s.SetInterfaces([]string{"eth0", "eth1"}) }, false},
-		{func() { s.SetInterfaces([]string{"eth0"}) }, true},
-		{func() { s.SetInterfaces(nil) }, true},
+		{func() { s.SetInterfaces([]string{"eth0", "eth1"}, []string{"192.0.2.1"}) }, true},
+		{func() { s.SetInterfaces([]string{"eth0", "eth1"}, []string{"192.0.2.1"}) }, false},
+		{func() { s.SetInterfaces([]string{"eth0", "eth1"}, []string{"192.0.2.2"}) }, true}, // another gateway
+		{func() { s.SetInterfaces([]string{"eth0"}, []string{"192.0.2.2"}) }, true},
+		{func() { s.SetInterfaces(nil, nil) }, true},
 	} {
 		c.do()
 		woken := false

@@ -86,6 +86,7 @@ type Steerer struct {
 	steered    map[string][]plan.SteeredPort // guarded by mu; what the kernel has
 	addresses  map[string][]netip.Addr       // guarded by mu; of nodes
 	interfaces []string                      // guarded by mu
+	uplinks    []string                      // guarded by mu; the ways of SetInterfaces
 	all        bool                          // guarded by mu; all is to be applied, and ways may be others
 	seed       decide.Seed                   // guarded by mu
 	enabled    bool                          // guarded by mu
@@ -192,10 +193,13 @@ func (s *Steerer) SetNodes(addresses map[string][]netip.Addr) {
 	)
 }
 
-// SetInterfaces sets by which interfaces packets for Services may come. It is called for each
-// change of the node's network, as when a Pod starts.
-func (s *Steerer) SetInterfaces(names []string) {
-	s.set(func() bool { return slices.Equal(s.interfaces, names) }, func() { s.interfaces = names })
+// SetInterfaces takes what Interfaces returns. It is called for each change of the node's network,
+// as when a Pod starts.
+func (s *Steerer) SetInterfaces(names, ways []string) {
+	s.set(
+		func() bool { return slices.Equal(s.interfaces, names) && slices.Equal(s.uplinks, ways) },
+		func() { s.interfaces, s.uplinks = names, ways },
+	)
 }
 
 // Suspect replaces the nodes that are thought dead: they get no new connections. Those that are
