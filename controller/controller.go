@@ -150,6 +150,17 @@ const (
 	sessionsInterval             = time.Second
 )
 
+// settling returns for how long what is freed rests at least after a leader began. The API server
+// may have been away before. Nodes that reach it again, the last ones a minute later, give those
+// that do not 60 s before they take over what these still answer for. Where addresses are to rest
+// for less than the 27 s that this takes otherwise, they rest for less here, too.
+func settling(rest time.Duration) time.Duration {
+	if rest < 27*time.Second {
+		return 5 * rest / 2
+	}
+	return max(rest, 150*time.Second)
+}
+
 // retryApart is how often those that wait for an address are looked at while many are freed.
 const retryApart = 300 * time.Millisecond
 
@@ -204,11 +215,16 @@ func namespaceOf(key string) string {
 	return namespace
 }
 
-// enqueueNamespace requeues the Services of a namespace.
+// enqueueNamespace requeues the Services and AddressReservations of a namespace.
 func (c *Controller) enqueueNamespace(o any) {
 	name, err := cache.DeletionHandlingMetaNamespaceKeyFunc(o)
 	if err != nil {
 		return
+	}
+	for _, key := range c.informers.reservation.GetStore().ListKeys() {
+		if namespaceOf(key) == name {
+			c.reserving.Add(key)
+		}
 	}
 	list, err := c.informers.services.Services(name).List(labels.Everything())
 	if err != nil {

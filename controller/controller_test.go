@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/berth-lb/berth/config/dialect"
@@ -437,5 +438,23 @@ func TestController_watch_standby(t *testing.T) {
 				t.Errorf("%s, leads %t: %d keys are queued", c.name, leads, n)
 			}
 		}
+	}
+}
+
+// A namespace that comes, or gets other labels, may let its reservations have what they ask for.
+func TestController_enqueueNamespace(t *testing.T) {
+	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "web"}}
+	ctl := queueing(t, svc)
+	ctl.informers.services = corelisters.NewServiceLister(ctl.informers.service.GetIndexer())
+	for _, namespace := range []string{"a", "ab"} {
+		if err := ctl.informers.reservation.GetStore().Add(&v1alpha1.AddressReservation{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "front"},
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctl.enqueueNamespace(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "a"}})
+	if services, reservations := ctl.services.Len(), ctl.reserving.Len(); services != 1 || reservations != 1 {
+		t.Errorf("%d Services and %d AddressReservations are looked at, want those of the namespace", services, reservations)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/berth-lb/berth/config/retain"
+	"github.com/berth-lb/berth/internal/async"
 	"github.com/berth-lb/berth/internal/liveness"
 )
 
@@ -117,8 +118,12 @@ func (c *Controller) lead(
 	return err
 }
 
-// publishLastAtMost is how long the lease is kept for it.
-const publishLastAtMost = 2 * time.Second
+// publishLastAtMost is how long the lease is kept for it, and publishLastAgain how long after a
+// failure it is tried again.
+const (
+	publishLastAtMost = 2 * time.Second
+	publishLastAgain  = 100 * time.Millisecond
+)
 
 // publishLast publishes usage that is due, before the lease is given back: the next leader learns
 // from it what was freed a moment ago.
@@ -128,8 +133,16 @@ func (c *Controller) publishLast(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishLastAtMost)
 	defer cancel()
-	if err := c.publishObjects(ctx, nil); err != nil {
-		c.Logger.Warn("did not publish the usage of pools at the end", "error", err)
+	for {
+		err := c.publishObjects(ctx, nil)
+		if err == nil {
+			return
+		}
+		// The cache may lag behind a write of a moment ago.
+		if async.Sleep(ctx, publishLastAgain) != nil {
+			c.Logger.Warn("did not publish the usage of pools at the end", "error", err)
+			return
+		}
 	}
 }
 

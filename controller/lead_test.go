@@ -3,11 +3,13 @@ package controller
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"path"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,12 +25,18 @@ import (
 type stored struct {
 	objects map[string][]any
 	written chan string
+	refuses *atomic.Int32 // writes, until it is 0
 }
 
 func (s stored) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet {
 		s.written <- strings.TrimPrefix(r.URL.Path, "/apis/berth.dev/v1alpha1/")
-		w.WriteHeader(http.StatusConflict)
+		if s.refuses.Add(-1) >= 0 {
+			w.WriteHeader(http.StatusConflict)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"kind":"LoadBalancerPool","apiVersion":"berth.dev/v1alpha1","metadata":{"name":"old"}}`)
 		return
 	}
 	items := s.objects[path.Base(r.URL.Path)]
@@ -60,6 +68,7 @@ func TestController_restore(t *testing.T) {
 		if rests {
 			until := metav1.NewTime(time.Now().Add(time.Hour))
 			pool.Status.Resting = []v1alpha1.RestingAddress{{Address: "192.0.2.2", Service: "b/gone", UntilTime: &until}}
+			pool.Status.Recent = []string{"192.0.2.2"}
 		}
 		return pool
 	}
@@ -87,7 +96,11 @@ func TestController_restore(t *testing.T) {
 		p.compile()
 		p.stores(p.restore(t.Context()))
 		reserved := len(p.allocations.Reserved("b/front")) > 0
-		rests := len(p.allocations.Usage("old", 9, allocation.Usage{}).Resting) > 0
+		resting := p.allocations.Usage("old", 9, allocation.Usage{}).Resting
+		rests := len(resting) > 0
+		if rests && resting[0].Owner != "b/gone" {
+			t.Errorf("%s: %+v rests, want that its Service gets it back", c.name, resting[0])
+		}
 		if reserved != c.reserved || rests != c.rest {
 			t.Errorf("%s: reserved %t, rests %t; want %t, %t", c.name, reserved, rests, c.reserved, c.rest)
 		}
@@ -106,9 +119,10 @@ func TestController_restore(t *testing.T) {
 	}
 }
 
-// A leader that ends publishes usage that is due.
+// A leader that ends publishes usage that is due, also if its cache lags behind what it wrote last.
 func TestController_publishLast(t *testing.T) {
-	server := stored{written: make(chan string, 9)}
+	server := stored{written: make(chan string, 9), refuses: &atomic.Int32{}}
+	server.refuses.Store(1)
 	s := httptest.NewServer(server)
 	defer s.Close()
 	p := newPoolsOf(t, s.URL, "web")
@@ -120,8 +134,13 @@ func TestController_publishLast(t *testing.T) {
 	p.gets("web")
 	p.publishLast(t.Context())
 	close(server.written)
-	if got := <-server.written; got != "loadbalancerpools/old/status" {
-		t.Errorf("%q was written at the end, want the status of the pool", got)
+	for range 2 {
+		if got := <-server.written; got != "loadbalancerpools/old/status" {
+			t.Errorf("%q was written at the end, want the status of the pool", got)
+		}
+	}
+	if p.usageDue.Load() {
+		t.Error("usage is due still")
 	}
 }
 

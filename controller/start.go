@@ -81,7 +81,8 @@ func New(o Options) (*Controller, error) {
 	c.services = newFairQueue("services", c.newcomer)
 	c.allocations = allocation.New(allocation.Config{
 		Queue: queues{c}, Logger: o.Logger, Services: c.informers.services,
-		Honored: o.Honored, Rest: o.Rest, ReleaseOutside: o.ReleaseOutside, RetryApart: retryApart,
+		Honored: o.Honored, Rest: o.Rest, Settling: settling(o.Rest),
+		ReleaseOutside: o.ReleaseOutside, RetryApart: retryApart,
 		ReservationsPerNamespace: o.ReservationsPerNamespace,
 	})
 	c.recordKey.Store(&[]byte{})

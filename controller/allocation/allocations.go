@@ -38,6 +38,9 @@ type Config struct {
 	Honored dialect.Honored
 	// Rest is how long a freed address is given only to the Service that had it. Zero: it is not.
 	Rest time.Duration
+	// Settling is how long after RestoreResting what was freed before, and what is freed since, rests
+	// at least, if that is longer than Rest.
+	Settling time.Duration
 	// ReleaseOutside takes away addresses at once that are no longer in a pool.
 	ReleaseOutside bool
 	// RetryApart is how long after those that wait were requeued they are requeued again at the

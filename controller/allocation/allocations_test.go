@@ -135,6 +135,7 @@ func TestFreeLetsAddressesRest(t *testing.T) {
 func TestFreeSoonAfterALeaderBegan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, _ := newAllocations(t, time.Minute)
+		a.config.Settling = 150 * time.Second
 		a.RestoreResting(nil, time.Now())
 		for _, rests := range []time.Duration{140 * time.Second, time.Minute} { // it begins in 10 s
 			<-time.After(10 * time.Second)

@@ -10,22 +10,18 @@ import (
 	"github.com/berth-lb/berth/ipam"
 )
 
-// settling returns for how long after a leader began addresses rest at least: the API server may
-// have been away before, and nodes that reach it again give those that do not 90 s, after up to a
-// minute of their own, before they take over what these still answer for.
-func settling(rest time.Duration) time.Duration { return 5 * rest / 2 }
-
 // RestoreResting makes those addresses rest that former leaders freed, or may have freed, according
 // to the statuses of the pools: a speaker that has not heard of it may still announce them. What is
-// freed soon after rests longer, for the same reason.
+// freed soon after rests longer, for the same reason (Config.Settling).
 func (a *Allocations) RestoreResting(pools []*v1alpha1.LoadBalancerPool, now time.Time) {
 	if a.config.Rest <= 0 {
 		return
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.settled = now.Add(settling(a.config.Rest))
+	a.settled = now.Add(max(a.config.Rest, a.config.Settling))
 	longest := a.settled
+	had := map[netip.Addr]string{} // Services, by what rests
 	for _, pool := range pools {
 		for _, r := range pool.Status.Resting {
 			address, err := netip.ParseAddr(r.Address)
@@ -37,9 +33,10 @@ func (a *Allocations) RestoreResting(pools []*v1alpha1.LoadBalancerPool, now tim
 				until = longest
 			}
 			a.allocator.Rest(address, r.Service, until)
+			had[address] = r.Service
 		}
 		for _, address := range recentOf(pool) {
-			a.allocator.Rest(address, "", longest)
+			a.allocator.Rest(address, had[address], longest)
 		}
 	}
 	a.config.Queue.WakeAfter(time.Second)
