@@ -82,7 +82,12 @@ func (d *Driver) read() error {
 	if err != nil {
 		return err
 	}
+	counted, err := d.kernel.findGone(have)
+	if err != nil {
+		return err
+	}
 	d.services = newServices(have, ranges, pages, d.kernel.readSlots)
+	d.services.lastID = max(d.services.lastID, counted)
 	d.names.Store(d.services.names)
 	return d.nodes.read()
 }

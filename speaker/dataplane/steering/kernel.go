@@ -364,6 +364,26 @@ func (k *kernel) forgetGone() error {
 	return err
 }
 
+// findGone has the counters forgotten that a process before this one left of Services that the
+// tables do not have, and returns the highest id that is counted: nobody else is to get it.
+func (k *kernel) findGone(have map[program.ServiceKey]program.Service) (highest uint32, err error) {
+	counts, err := k.counters()
+	if err != nil {
+		return 0, err
+	}
+	ids := map[uint32]bool{}
+	for _, s := range have {
+		ids[s.ID] = true
+	}
+	for key := range counts {
+		highest = max(highest, key.Service)
+		if key.Service > 0 && !ids[key.Service] { // 0 is none
+			k.gone[key.Service] = true
+		}
+	}
+	return highest, nil
+}
+
 // forgetCounters removes some counters.
 func (k *kernel) forgetCounters(which func(program.StatsKey) bool) error {
 	counts, err := k.counters()

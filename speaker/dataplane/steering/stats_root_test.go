@@ -134,4 +134,24 @@ func TestDriver_countersOfServices(t *testing.T) {
 	if !others {
 		t.Error("the counters of others are gone, too")
 	}
+	// A process that ended before its Refresh left them.
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again := r.start(t)
+	if again.services.lastID < id+1000 {
+		t.Errorf("the next Service gets id %d, and %d is counted", again.services.lastID+1, id+1000)
+	}
+	mustSync(t, again, desired)
+	if err := again.Refresh(); err != nil {
+		t.Fatal(err)
+	}
+	if counts, err = again.kernel.counters(); err != nil {
+		t.Fatal(err)
+	}
+	for key := range counts {
+		if key.Service == id+1000 {
+			t.Errorf("%+v is counted of a Service that was gone before", key)
+		}
+	}
 }
