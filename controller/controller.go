@@ -215,6 +215,21 @@ func namespaceOf(key string) string {
 	return namespace
 }
 
+// ifLeading has a standby ignore events, since it has no workers: its queues would grow for ever.
+// Nothing is lost. The cache shows what happened before the event is handled, and lead sets led
+// before it looks at all objects.
+func (c *Controller) ifLeading(handle func(any)) func(any) {
+	return func(o any) {
+		if c.led.Load() {
+			handle(o)
+		}
+	}
+}
+
+func (c *Controller) classes() service.Classes {
+	return service.Classes{Names: c.Classes, Classless: c.Classless}
+}
+
 // enqueueNamespace requeues the Services and AddressReservations of a namespace.
 func (c *Controller) enqueueNamespace(o any) {
 	name, err := cache.DeletionHandlingMetaNamespaceKeyFunc(o)

@@ -152,6 +152,10 @@ func (c *Controller) watchAnnouncing() error {
 	return err
 }
 
+func relabeled(before, after metav1.Object) bool {
+	return !maps.Equal(before.GetLabels(), after.GetLabels())
+}
+
 // last returns the last known state of a deleted object.
 func last(o any) any {
 	if tombstone, ok := o.(cache.DeletedFinalStateUnknown); ok {

@@ -70,10 +70,6 @@ func (c *Controller) judge(svc *corev1.Service) (service.Ownership, record.Recor
 	return service.OwnershipOf(svc, recorded, c.allocations.Gave(svc), namespace, snapshot), given
 }
 
-func (c *Controller) classes() service.Classes {
-	return service.Classes{Names: c.Classes, Classless: c.Classless}
-}
-
 // reconcile gives one Service what it asks for, and writes its status.
 func (c *Controller) reconcile(ctx context.Context, key string) error {
 	namespace, name, err := cache.SplitMetaNamespaceKey(key)

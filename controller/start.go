@@ -3,7 +3,6 @@ package controller
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -210,17 +209,6 @@ func (c *Controller) watch() error {
 	return c.slim()
 }
 
-// ifLeading has a standby ignore events, since it has no workers: its queues would grow for ever.
-// Nothing is lost. The cache shows what happened before the event is handled, and lead sets led
-// before it looks at all objects.
-func (c *Controller) ifLeading(handle func(any)) func(any) {
-	return func(o any) {
-		if c.led.Load() {
-			handle(o)
-		}
-	}
-}
-
 // slim makes the caches keep only what the controller reads, and index it.
 func (c *Controller) slim() error {
 	return errors.Join(
@@ -247,10 +235,6 @@ func (c *Controller) slim() error {
 // The functions below say which updates of an object matter.
 
 func always(_, _ metav1.Object) bool { return true }
-
-func relabeled(before, after metav1.Object) bool {
-	return !maps.Equal(before.GetLabels(), after.GetLabels())
-}
 
 // nodeMatters reports whether a Node changed in what selects nodes, or in its readiness.
 func nodeMatters(before, after metav1.Object) bool {
