@@ -35,6 +35,11 @@ func TestWatcher_Run_kernel(t *testing.T) {
 			"[192.0.2.11/24 on v0 2001:db8::11/64 on v0] [192.0.2.1 192.0.2.2 192.0.2.3 2001:db8::1]"},
 		{"ip route del default; ip -6 route del default metric 1024; ip route del default table 77; ip addr add 192.0.2.50/32 dev v1",
 			"[192.0.2.11/24 on v0 192.0.2.50/32 on v1 2001:db8::11/64 on v0] []"},
+		// A route goes with its source address, which another interface has.
+		{"ip route add default via 192.0.2.1 dev v0 src 192.0.2.50",
+			"[192.0.2.11/24 on v0 192.0.2.50/32 on v1 2001:db8::11/64 on v0] [192.0.2.1]"},
+		{"ip addr del 192.0.2.50/32 dev v1", "[192.0.2.11/24 on v0 2001:db8::11/64 on v0] []"},
+		{"ip addr add 192.0.2.50/32 dev v1", "[192.0.2.11/24 on v0 192.0.2.50/32 on v1 2001:db8::11/64 on v0] []"},
 		{"ip link set v1 name vip0", "[192.0.2.11/24 on v0 192.0.2.50/32 on vip0 2001:db8::11/64 on v0] []"},
 		{"ip link del v0", "[] []"},
 	} {
