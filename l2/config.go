@@ -67,6 +67,10 @@ const StaleAfter = 15 * time.Second
 // of a dozen has its list, so most nodes need almost the 60 s, and few are half a minute apart.
 const grace = time.Minute
 
+func (c Config) times() election.Times {
+	return election.Times{FreshWithin: c.FreshWithin, StaleAfter: c.StaleAfter, Grace: grace}
+}
+
 func (c Config) withDefaults() (Config, error) {
 	set := func(d *time.Duration, value time.Duration) {
 		if *d == 0 {

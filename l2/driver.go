@@ -235,7 +235,15 @@ func (d *Driver) Confirm(at time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := d.system.now()
-	d.contact = d.contact.Confirm(now, now.Add(-time.Since(at)), d.config.FreshWithin)
+	d.contact = d.contact.Confirm(now, now.Add(-time.Since(at)), d.config.times())
+}
+
+// Recall says that what is desired here was up to date at that time, in a process before this one.
+// It comes before the first Confirm.
+func (d *Driver) Recall(at time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.contact = election.Recalled(d.system.now().Add(-time.Since(at)))
 }
 
 // SetState sets the state that this node tells the others. Leaving and Restarting hand over what it

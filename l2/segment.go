@@ -119,10 +119,7 @@ func newSegment(shared *shared, parent parent, name string, cancel context.Cance
 			Listen:   shared.config.Listen,
 			Handover: shared.config.Handover,
 
-			FreshWithin: shared.config.FreshWithin,
-			StaleAfter:  shared.config.StaleAfter,
-			Grace:       grace,
-
+			Times:  shared.config.times(),
 			Random: randomNumber,
 		}),
 		desired:   make(map[netip.Addr]Desired),

@@ -45,7 +45,8 @@ func nodeFaults() []fault {
 		{Kind: soak.Kind{Name: "its kube-proxy is killed"}, strike: restarted("kube-proxy")},
 		{Kind: soak.Kind{Name: "its kubelet is killed"}, strike: restarted("kubelet")},
 		{
-			Kind: soak.Kind{Name: "its BGP crashes"},
+			// The third one in ten minutes has the speaker leave the router alone.
+			Kind: soak.Kind{Name: "its BGP crashes", Apart: 100},
 			strike: func(ctx context.Context, f *field, node string) (healing, error) {
 				return nil, f.CrashBGP(ctx, node)
 			},

@@ -32,6 +32,8 @@ type Kind struct {
 	Alone bool
 	// AtLeast is how long it must last to show anything.
 	AtLeast time.Duration
+	// Apart is how many rounds a node has without it between two with it.
+	Apart int
 }
 
 // Strike is one fault.
@@ -94,12 +96,16 @@ type Plan struct {
 	rounds int
 	open   map[string]bool // changes that are to be ended
 	out    string          // the node that the label takes out
+	struck map[Strike]int  // in which round, the last time
 }
 
 // NewPlan returns the plan of a seed. There must be three nodes at least: two may be struck, or one
 // struck while another is taken out, and one is to be well.
 func NewPlan(seed uint64, nodes []string, kinds []Kind) *Plan {
-	return &Plan{chance: rand.New(rand.NewPCG(seed, 0)), nodes: nodes, kinds: kinds, open: map[string]bool{}}
+	return &Plan{
+		chance: rand.New(rand.NewPCG(seed, 0)), nodes: nodes, kinds: kinds,
+		open: map[string]bool{}, struck: map[Strike]int{},
+	}
 }
 
 // Next returns the next round.
@@ -122,9 +128,13 @@ func (p *Plan) strike(r *Round) {
 			break
 		}
 		kind := p.kinds[p.chance.IntN(len(p.kinds))]
+		for p.isTooSoon(Strike{kind, p.nodes[n]}) {
+			kind = p.kinds[p.chance.IntN(len(p.kinds))]
+		}
 		if p.nodes[n] == p.out || len(r.Strikes) > 0 && !together(r.Strikes[0].Kind, kind) {
 			continue
 		}
+		p.struck[Strike{kind, p.nodes[n]}] = r.Number
 		r.Strikes = append(r.Strikes, Strike{Kind: kind, Node: p.nodes[n]})
 		r.Lasts = max(r.Lasts, kind.AtLeast)
 		if kind.Alone {
@@ -133,6 +143,12 @@ func (p *Plan) strike(r *Round) {
 	}
 	// Faults end in the order that is the reverse of this: what needs the API ends when it is back.
 	slices.SortStableFunc(r.Strikes, func(a, b Strike) int { return number(a.Kind.NoAPI) - number(b.Kind.NoAPI) })
+}
+
+// isTooSoon reports whether a node had a fault lately that is to come seldom.
+func (p *Plan) isTooSoon(s Strike) bool {
+	last, had := p.struck[s]
+	return had && p.rounds-last <= s.Kind.Apart
 }
 
 // together reports whether two faults may come at once.

@@ -23,6 +23,7 @@ func testKinds() []Kind {
 		{Name: "stale", AtLeast: 17 * time.Second},
 		{Name: "router", Router: true, NoRoutes: true},
 		{Name: "session", Router: true},
+		{Name: "crash", Apart: 100},
 	}
 }
 
@@ -42,6 +43,20 @@ func TestPlan(t *testing.T) {
 		}
 		if cmp.Equal(rounds(7, 500), rounds(8, 500)) {
 			t.Error("two seeds give the same rounds")
+		}
+	})
+	t.Run("what is to come seldom does", func(t *testing.T) {
+		last := map[string]int{}
+		for _, r := range rounds(1, 1000) {
+			for _, s := range r.Strikes {
+				if s.Kind.Name != "crash" {
+					continue
+				}
+				if before, had := last[s.Node]; had && r.Number-before <= 100 {
+					t.Errorf("rounds %d and %d", before, r.Number)
+				}
+				last[s.Node] = r.Number
+			}
 		}
 	})
 	t.Run("everything comes", func(t *testing.T) {

@@ -133,18 +133,13 @@ type Options struct {
 	Listen   time.Duration // on a segment before anything is claimed
 	Handover time.Duration // the longest time to own an address that another node is to take
 
-	// A node whose desired state was confirmed within FreshWithin takes what it wants from a node
-	// whose desired state was not for StaleAfter. 0: never.
-	FreshWithin, StaleAfter time.Duration
-	// A node that was not confirmed within FreshWithin, and is again, takes nothing for that reason
-	// from peers that were not confirmed since, until Grace is over.
-	Grace  time.Duration
+	Times
 	Random func() uint64 // unforeseeable numbers, never 0
 }
 
 // NewMachine returns the machine of a node that is Starting, on a segment that is not open.
 func NewMachine(o Options) *Machine {
-	f := freshness{freshWithin: o.FreshWithin, staleAfter: o.StaleAfter, grace: o.Grace}
+	f := freshness{Times: o.Times}
 	f.age = f.undecided()
 	return &Machine{
 		self:           o.Node,
@@ -298,7 +293,7 @@ func (m *Machine) updateAge(now time.Time) {
 func (m *Machine) mayBeFirst(now time.Time) bool {
 	f := &m.freshness
 	since := now.Sub(f.contact.returned)
-	return f.contact.lost.IsZero() && since < f.staleAfter || since < f.grace && m.peers.anyAlive(func(p *peer) bool {
+	return f.contact.isNew() && since < f.StaleAfter || since < f.grace() && m.peers.anyAlive(func(p *peer) bool {
 		return f.mayLag(now, p.age)
 	})
 }

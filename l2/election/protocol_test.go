@@ -969,6 +969,115 @@ func TestMachineStaleBeforeTheOutage(t *testing.T) {
 	})
 }
 
+// A node that hears from the API again for a moment only, before others do, takes nothing from them
+// the next time, and neither does one that loses it for a moment after it was back.
+func TestMachineUnsteadyAPI(t *testing.T) {
+	cut := func(w *world, is bool, nodes ...*simNode) func(time.Duration) {
+		for _, n := range nodes {
+			n.apiCut = is
+		}
+		return func(d time.Duration) {
+			t.Helper()
+			if err := w.run(d, func() error {
+				for _, n := range w.nodes {
+					if fresher := n.m.Outdated(); fresher != "" {
+						return fmt.Errorf("at %s %s thinks that %s knows better", w.now, n.name, fresher)
+					}
+				}
+				return nil
+			}); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	for _, back := range []time.Duration{simConfirm + simInterval, simFresh + simStale} {
+		w := together(t, 6, 60, nil)
+		cut(w, true, w.nodes...)(2 * simStale)
+		cut(w, false, w.nodes[0])(min(back, simGrace-simInterval))
+		cut(w, true, w.nodes[0])(simFresh + 2*simConfirm)
+		before := w.moves
+		cut(w, false, w.nodes[0])(simGrace - 2*simConfirm)
+		cut(w, false, w.nodes...)(2 * simGrace)
+		if w.moves != before {
+			t.Errorf("back for %s: %d moves", back, w.moves-before)
+		}
+	}
+}
+
+// Nodes that lose the API for moments, again and again, do not keep each other from taking what a
+// node has that lost it long ago.
+func TestMachineUnsteadyNodesOutrank(t *testing.T) {
+	w := together(t, 3, 30, nil)
+	lost := w.nodes[0]
+	lost.apiCut = true
+	if err := w.run(3*simGrace, nil); err != nil {
+		t.Fatal(err)
+	}
+	outdated := 0
+	for i := range 120 {
+		for j, n := range w.nodes[1:] {
+			n.apiCut = (i+j)%3 > 0 // out of phase
+		}
+		if err := w.run(simConfirm+simInterval/3, func() error {
+			if lost.m.owned > 0 {
+				return fmt.Errorf("%s has %d addresses", lost.name, lost.m.owned)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if lost.m.Outdated() != "" {
+			outdated++
+		}
+	}
+	if outdated < 40 {
+		t.Errorf("it was outdated %d times of 120", outdated)
+	}
+}
+
+// When contact was lost counts from before contacts that were short.
+func TestContact(t *testing.T) {
+	start := time.Unix(1000, 0)
+	times := Times{FreshWithin: 7 * time.Second, StaleAfter: 15 * time.Second, Grace: time.Minute}
+	at := func(seconds int) time.Time { return start.Add(time.Duration(seconds) * time.Second) }
+	var c Contact
+	spell := func(from, to int) { // confirmed every 3 s
+		for s := from; s <= to; s += 3 {
+			c = c.Confirm(at(s), at(s), times)
+		}
+	}
+	is := func(what string, returned, lost int) {
+		t.Helper()
+		want := time.Time{}
+		if lost >= 0 {
+			want = at(lost)
+		}
+		if !c.returned.Equal(at(returned)) || !c.lost.Equal(want) {
+			t.Errorf("%s: returned %s, lost %s; want %s, %s", what, c.returned, c.lost, at(returned), want)
+		}
+	}
+	spell(0, 30)
+	is("new", 0, -1)
+	spell(60, 120)
+	is("after its first gap, which came soon", 60, -1)
+	spell(180, 300)
+	is("after an outage", 180, 120)
+	c = c.Confirm(at(330), at(322), times) // vouched for
+	c = c.Confirm(at(331), at(323), times)
+	is("vouched for", 331, 300)
+	spell(400, 403)
+	spell(500, 500)
+	is("after moments of contact", 500, 300)
+	for s := 600; s <= 700; s += 20 {
+		spell(s, s+12)
+	}
+	is("after many of them", 700, 692)
+	c = Recalled(at(0))
+	spell(3, 90)
+	c = c.Confirm(at(100), at(100), times)
+	is("after a process before this one", 100, 90)
+}
+
 // A node that starts while others are stale takes nothing from them before they had their time: the
 // API may have been away for them because it was on this node. A node that never lost the API does
 // not wait.

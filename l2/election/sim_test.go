@@ -26,6 +26,8 @@ const (
 	simGrace    = 2500 * time.Millisecond
 )
 
+var simTimes = Times{FreshWithin: simFresh, StaleAfter: simStale, Grace: simGrace}
+
 type world struct {
 	random    *rand.Rand
 	now       time.Duration
@@ -211,7 +213,7 @@ func (n *simNode) boot() {
 	options := Options{
 		Node: n.name, Boot: n.boots<<8 | uint64(n.index) + 1,
 		Interval: simInterval, Listen: simListen, Handover: simHandover,
-		FreshWithin: simFresh, StaleAfter: simStale, Grace: simGrace,
+		Times:  simTimes,
 		Random: n.w.random.Uint64,
 	}
 	if n.w.older {
@@ -228,7 +230,7 @@ func (n *simNode) boot() {
 		n.confirmed = now.Add(-time.Hour)
 	}
 	if !n.w.older {
-		n.contact = Contact{}.Confirm(now, n.confirmed, simFresh)
+		n.contact = Contact{}.Confirm(now, n.confirmed, simTimes)
 		n.m.Confirm(now, n.contact)
 		n.confirm(n.boots)
 	}
@@ -272,7 +274,7 @@ func (n *simNode) confirm(boot uint64) {
 	}
 	if !n.apiCut && !n.frozen {
 		n.confirmed = n.local()
-		n.contact = n.contact.Confirm(n.confirmed, n.confirmed, simFresh)
+		n.contact = n.contact.Confirm(n.confirmed, n.confirmed, simTimes)
 		n.m.Confirm(n.confirmed, n.contact)
 		n.applyOutputs()
 		n.sleep()

@@ -64,28 +64,52 @@ func (c Capabilities) Has(needed Capabilities) bool { return c&needed == needed 
 // Nor does anything when the API comes back, to one node after the other. So a node that was not
 // fresh until a moment ago does not say how fresh it is: its peers may not have had the time yet.
 type freshness struct {
-	freshWithin, staleAfter, grace time.Duration
-
+	Times
 	contact Contact
 	age     time.Duration // at the last tick, as this node says and counts it
 }
 
 // Contact is when a node's desired state was known to be what the API has. The zero value: never.
 type Contact struct {
-	at       time.Time // the last time
-	returned time.Time // when it was again, after it had not been fresh
-	lost     time.Time // the last time at which it was fresh before that; zero: none is known
-	fresh    time.Time // the last time that was fresh when it was confirmed
+	at       time.Time     // the last time
+	fresh    time.Time     // the last time that was fresh when it was confirmed
+	returned time.Time     // when it was fresh again after it had not been; zero: not in this process
+	lost     time.Time     // when it was fresh last before that, but for short; zero: that is not known
+	had      time.Duration // for how long it was fresh since, before returned
+}
+
+// Recalled returns the contact of a node whose desired state was up to date at that time in a
+// process before this one.
+func Recalled(at time.Time) Contact { return Contact{at: at, fresh: at} }
+
+// isNew reports whether this node has just started, and has had contact for no longer than it has.
+func (c Contact) isNew() bool { return c.lost.IsZero() && !c.returned.IsZero() }
+
+// Times are what ages of desired states mean.
+type Times struct {
+	// A node whose desired state was confirmed within FreshWithin takes what it wants from a node
+	// whose desired state was not for StaleAfter. 0: never.
+	FreshWithin, StaleAfter time.Duration
+	// A node that was not confirmed within FreshWithin, and is again, takes nothing for that reason
+	// from peers that were not confirmed since, for Grace at most.
+	Grace time.Duration
 }
 
 // Confirm returns the contact of a node that learns now that its desired state was up to date at a
-// time, which is not after now. It is fresh for freshWithin.
-func (c Contact) Confirm(now, at time.Time, freshWithin time.Duration) Contact {
-	if now.Sub(c.at) > freshWithin {
-		c.returned, c.lost = now, c.fresh
+// time, which is not after now. Where contact was short, peers that lost it with this node may not
+// have had it yet: when it was lost counts from before.
+func (c Contact) Confirm(now, at time.Time, t Times) Contact {
+	if now.Sub(c.at) > t.FreshWithin {
+		if c.fresh.After(c.returned) {
+			c.had += c.fresh.Sub(c.returned)
+		}
+		if c.had >= t.Grace {
+			c.lost, c.had = c.fresh, 0
+		}
+		c.returned = now
 	}
 	c.at = at
-	if now.Sub(at) <= freshWithin {
+	if now.Sub(at) <= t.FreshWithin {
 		c.fresh = at
 	}
 	return c
@@ -94,25 +118,35 @@ func (c Contact) Confirm(now, at time.Time, freshWithin time.Duration) Contact {
 // IsZero reports whether the desired state was never confirmed.
 func (c Contact) IsZero() bool { return c.at.IsZero() }
 
+// grace returns how long peers may need longer than this node to hear from the API again. Who asks
+// again waits for as long as it did without before.
+func (f *freshness) grace() time.Duration {
+	if f.contact.lost.IsZero() {
+		return f.Grace
+	}
+	return min(f.Grace, 2*f.contact.returned.Sub(f.contact.lost)+f.FreshWithin)
+}
+
 // mayLag reports whether a peer with a desired state of that age may only need longer to hear from
 // the API again than this node, which has been back for a while: it was not confirmed since, and
 // had not lost the API long before this node did. A node that has just started cannot know when
 // others lost it.
 func (f *freshness) mayLag(now time.Time, age time.Duration) bool {
 	since := now.Sub(f.contact.returned)
-	return age >= since && (f.contact.lost.IsZero() || age < now.Sub(f.contact.lost)+f.staleAfter)
+	return age > f.undecided() && age >= since &&
+		(f.contact.lost.IsZero() || age < now.Sub(f.contact.lost)+f.StaleAfter)
 }
 
 // undecided is an age at which a node is neither fresh nor stale.
 func (f *freshness) undecided() time.Duration {
-	if f.staleAfter == 0 {
+	if f.StaleAfter == 0 {
 		return 0 // no node is ever stale
 	}
-	return (f.freshWithin + f.staleAfter) / 2
+	return (f.FreshWithin + f.StaleAfter) / 2
 }
 
 // isFresh reports whether a desired state of that age is up to date.
-func (f *freshness) isFresh(age time.Duration) bool { return age != ageUnknown && age <= f.freshWithin }
+func (f *freshness) isFresh(age time.Duration) bool { return age != ageUnknown && age <= f.FreshWithin }
 
 // isStale reports whether a desired state of that age may be out of date.
-func (f *freshness) isStale(age time.Duration) bool { return f.staleAfter > 0 && age >= f.staleAfter }
+func (f *freshness) isStale(age time.Duration) bool { return f.StaleAfter > 0 && age >= f.StaleAfter }

@@ -135,7 +135,9 @@ func (h *Heart) recall() {
 		Terms: k.Terms, Desired: k.Desired,
 	}
 	if k.Confirmed > 0 {
-		o.Confirmed = new(keptfile.SinceBoot() - k.Confirmed)
+		age := keptfile.SinceBoot() - k.Confirmed
+		o.Confirmed = &age
+		h.driver.Recall(time.Now().Add(-age))
 	}
 	h.apply(&o)
 	h.orders.State, h.orders.Paths = k.State, k.Paths
