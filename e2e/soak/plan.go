@@ -273,5 +273,8 @@ func (r Round) RouteGap() time.Duration {
 	if r.Has(func(k Kind) bool { return k.NoRoutes }) {
 		return 0
 	}
+	if r.Has(func(k Kind) bool { return k.Dark }) { // a new Service is not heard of
+		return GapOfTwo + r.Lasts
+	}
 	return GapOfTwo
 }
