@@ -397,7 +397,7 @@ var unsteady = []struct {
 	{regexp.MustCompile(`\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b`), "MAC"},
 	{regexp.MustCompile(`\b(?:\d+[hms])+(?:\d+ms)?\b`), "AGE"},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT[0-9:.]+Z`), "TIME"},
-	{regexp.MustCompile(`172\.30\.0\.2(?:0\d|1\d)\b`), "172.30.0.ADDRESS"},
+	{regexp.MustCompile(`172\.30\.0\.2(?:[013-9]\d|2[013-9])\b`), "172.30.0.ADDRESS"},
 	{regexp.MustCompile(`\b192\.0\.2\.\d\b([^/\d-])`), "192.0.2.ADDRESS$1"},
 	{regexp.MustCompile(` *\t *| +`), " "},
 	{regexp.MustCompile(`(?m)^note (Forwarding .*); the Service is younger .*$`), "ok $1"},
