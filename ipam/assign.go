@@ -41,6 +41,8 @@ type Assignment struct {
 	// Renewed says that the terms of an owner with addresses changed, so that others may now be able
 	// to share with it.
 	Renewed bool
+	// Regained says that one of the addresses rested for the owner until now.
+	Regained bool
 }
 
 // Assign gives the owner what it asks for. It keeps the addresses that it holds and that fit, even
@@ -57,7 +59,10 @@ func (a *Allocator) Assign(name string, request Request) (Assignment, error) {
 	if err != nil { // all or nothing
 		addresses, missing = nil, nil
 	}
+	regained := false
 	for _, address := range addresses {
+		_, rests := a.resting[address]
+		regained = regained || rests
 		a.hold(name, address)
 	}
 	order := func(address netip.Addr) int { return slices.Index(request.Families, FamilyOf(address)) }
@@ -74,7 +79,9 @@ func (a *Allocator) Assign(name string, request Request) (Assignment, error) {
 		o.leaving = slices.Clone(surplus)
 		a.owners[name] = o
 	}
-	return Assignment{Addresses: addresses, Surplus: surplus, Missing: missing, Renewed: renewed}, err
+	return Assignment{
+		Addresses: addresses, Surplus: surplus, Missing: missing, Renewed: renewed, Regained: regained,
+	}, err
 }
 
 // Surrender makes everything that the owner holds surplus, and returns it: for an owner whose

@@ -102,7 +102,7 @@ type RestingError struct {
 
 func (e *RestingError) Error() string {
 	if e.Owner == "" {
-		return fmt.Sprintf("%s was a Service's until a moment ago, and rests until %s", e.Address, clock(e.Until))
+		return fmt.Sprintf("%s may have been a Service's until a moment ago, and rests until %s", e.Address, clock(e.Until))
 	}
 	return fmt.Sprintf("%s was Service %s's until a moment ago, and rests until %s", e.Address, e.Owner, clock(e.Until))
 }

@@ -157,7 +157,7 @@ func TestRest(t *testing.T) {
 	if got := a.Resting("p", 1); !slices.Equal(got, want[:1]) {
 		t.Errorf("%v rests, want the longest-resting, %v", got, want[:1])
 	}
-	fails(t, a, "n/c", pinned(v4, "192.0.2.2"), "192.0.2.2 was a Service's until a moment ago, and rests until 12:00:05")
+	fails(t, a, "n/c", pinned(v4, "192.0.2.2"), "192.0.2.2 may have been a Service's until a moment ago, and rests until 12:00:05")
 	mustAssign(t, a, "n/b", v4, "192.0.2.3")
 	mustAssign(t, a, "n/c", v4, "192.0.2.4")
 }

@@ -352,8 +352,8 @@ type LoadBalancerPoolStatus struct {
 	// +optional
 	IPv6 AddressUsage `json:"ipv6,omitzero"`
 	// resting addresses were freed a moment ago. Until untilTime, which is 1m later by default (the
-	// controller's --rest), only the Service that had an address gets it back. At most 64 are
-	// listed, those with the latest untilTime.
+	// controller's --rest), and more soon after a controller began to lead, only the Service that
+	// had an address gets it back. At most 64 are listed, those with the latest untilTime.
 	// +optional
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=64

@@ -3,12 +3,14 @@ package allocation
 import (
 	"cmp"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
 	"go4.org/netipx"
+	"k8s.io/apimachinery/pkg/util/sets"
 	corelisters "k8s.io/client-go/listers/core/v1"
 
 	"github.com/berth-lb/berth/config/dialect"
@@ -44,7 +46,7 @@ type Config struct {
 	// ReleaseOutside takes away addresses at once that are no longer in a pool.
 	ReleaseOutside bool
 	// RetryApart is how long after those that wait were requeued they are requeued again at the
-	// soonest, by Wake. Zero: at once.
+	// soonest, by Wake, if they are more than few. Zero: at once.
 	RetryApart time.Duration
 	// ReservationsPerNamespace is how many AddressReservations of a namespace take effect at most.
 	ReservationsPerNamespace int
@@ -57,18 +59,19 @@ type Allocations struct {
 
 	mu           sync.Mutex // guards what follows
 	allocator    *ipam.Allocator
-	used         *inuse.Set               // addresses in use elsewhere
-	waiting      map[string]wait          // Services without all they ask for
-	turns        int                      // how many have waited
-	freed        map[string]bool          // pools where something was freed since retried, or anywhere
-	retried      time.Time                // when those that wait were requeued
-	settled      time.Time                // when what is freed need not rest for longer any more
-	outside      map[string]bool          // Services with addresses in no pool
-	given        map[string]record.Record // what each Service was given, and for which request
-	reservations map[string]reservation   // in effect, by namespace/name
-	reservedBy   map[string]int           // how many are in effect, by namespace
-	failed       map[string]bool          // AddressReservations that are not in full effect
-	generation   int                      // how often something was freed
+	used         *inuse.Set                  // addresses in use elsewhere
+	waiting      map[string]wait             // Services without all they ask for
+	waitingFor   map[string]sets.Set[string] // the same by pool; anywhere: what may be helped by all
+	turns        int                         // how many have waited
+	freed        map[string]bool             // pools where something was freed since retried, or anywhere
+	retried      time.Time                   // when those that wait were requeued
+	settled      time.Time                   // when what is freed need not rest for longer any more
+	outside      map[string]bool             // Services with addresses in no pool
+	given        map[string]record.Record    // what each Service was given, and for which request
+	reservations map[string]reservation      // in effect, by namespace/name
+	reservedBy   map[string]int              // how many are in effect, by namespace
+	failed       map[string]bool             // AddressReservations that are not in full effect
+	generation   int                         // how often something was freed
 }
 
 // New returns Allocations without pools.
@@ -78,6 +81,7 @@ func New(c Config) *Allocations {
 		allocator:    ipam.New(),
 		used:         inuse.Compile(inuse.Sources{}),
 		waiting:      map[string]wait{},
+		waitingFor:   map[string]sets.Set[string]{},
 		freed:        map[string]bool{},
 		outside:      map[string]bool{},
 		given:        map[string]record.Record{},
@@ -181,22 +185,48 @@ type wait struct {
 	pools []string // one of them must give an address; nil: anything that is freed may help
 }
 
+// helpers returns the pools that may help, as keys of waitingFor.
+func (w wait) helpers() []string {
+	if w.pools == nil {
+		return []string{anywhere}
+	}
+	return w.pools
+}
+
 // await notes that the Service waits, or no longer does.
 func (a *Allocations) await(key string, waits bool, pools []string) {
-	before, known := a.waiting[key]
-	switch {
-	case !waits:
+	w, known := a.waiting[key]
+	if known {
+		for _, pool := range w.helpers() {
+			if a.waitingFor[pool].Delete(key); a.waitingFor[pool].Len() == 0 {
+				delete(a.waitingFor, pool)
+			}
+		}
+	}
+	if !waits {
 		delete(a.waiting, key)
-	case known:
-		a.waiting[key] = wait{before.turn, pools}
-	default:
+		return
+	}
+	if !known {
 		a.turns++
-		a.waiting[key] = wait{a.turns, pools}
+		w.turn = a.turns
+	}
+	w.pools = pools
+	a.waiting[key] = w
+	for _, pool := range w.helpers() {
+		if a.waitingFor[pool] == nil {
+			a.waitingFor[pool] = sets.Set[string]{}
+		}
+		a.waitingFor[pool].Insert(key)
 	}
 }
 
 // anywhere stands for all pools.
 const anywhere = "*"
+
+// few are requeued at once, whenever it was done before: else new Services, which need not wait for
+// that, would get each address that is freed.
+const few = 16
 
 // retryWaiting requeues the reservations that do not have all they ask for, and the Services that
 // may get it now that these addresses are free. Without any, that may be all. The mutex is held.
@@ -211,25 +241,36 @@ func (a *Allocations) retryWaiting(freed ...netip.Addr) {
 	a.requeueWaiting()
 }
 
-// requeueWaiting does what retryWaiting is to do, or has Wake do it if that was done a moment ago:
-// to each address that is freed while many are, nobody looks. The mutex is held.
+// requeueWaiting does what retryWaiting is to do, or has Wake do it if those are many and that was
+// done a moment ago: to each address that is freed while many are, nobody looks. The mutex is held.
 func (a *Allocations) requeueWaiting() {
 	if len(a.freed) == 0 {
 		return
 	}
-	if pause := time.Until(a.retried.Add(a.config.RetryApart)); pause > 0 {
-		a.config.Queue.WakeAfter(pause)
-		return
-	}
-	a.retried = time.Now()
-	var keys []string
-	for key, w := range a.waiting {
-		if w.pools == nil || a.freed[anywhere] || slices.ContainsFunc(w.pools, func(p string) bool { return a.freed[p] }) {
-			keys = append(keys, key)
+	pools := a.waitingFor
+	if !a.freed[anywhere] {
+		pools = map[string]sets.Set[string]{anywhere: a.waitingFor[anywhere]}
+		for pool := range a.freed {
+			pools[pool] = a.waitingFor[pool]
 		}
 	}
-	slices.SortFunc(keys, func(x, y string) int { return cmp.Compare(a.waiting[x].turn, a.waiting[y].turn) })
-	for _, key := range keys {
+	many := len(a.failed)
+	for _, waiting := range pools {
+		many += waiting.Len()
+	}
+	if many > few {
+		if pause := time.Until(a.retried.Add(a.config.RetryApart)); pause > 0 {
+			a.config.Queue.WakeAfter(pause)
+			return
+		}
+		a.retried = time.Now()
+	}
+	keys := sets.Set[string]{}
+	for _, waiting := range pools {
+		maps.Copy(keys, waiting)
+	}
+	byTurn := func(x, y string) int { return cmp.Compare(a.waiting[x].turn, a.waiting[y].turn) }
+	for _, key := range slices.SortedFunc(maps.Keys(keys), byTurn) {
 		a.config.Queue.Service(key)
 	}
 	for key := range a.failed {

@@ -158,6 +158,47 @@ func TestFreeSoonAfterALeaderBegan(t *testing.T) {
 	})
 }
 
+// An outage may last longer than what was freed before it had to rest. Who had it is known even so.
+func TestRestoreRestingThatIsOver(t *testing.T) {
+	a, _ := newAllocations(t, time.Minute)
+	a.config.Settling = 150 * time.Second
+	pool := &v1alpha1.LoadBalancerPool{ObjectMeta: metav1.ObjectMeta{Name: "one"}}
+	pool.Status.Recent = []string{one}
+	pool.Status.Resting = []v1alpha1.RestingAddress{{
+		Address: one, Service: "shop/first", UntilTime: new(metav1.NewTime(time.Now().Add(-10 * time.Second))),
+	}}
+	a.RestoreResting([]*v1alpha1.LoadBalancerPool{pool}, time.Now())
+	if got := assign(a, serviceNamed("second")); got.Err == nil {
+		t.Error("another Service got what a speaker may still answer for")
+	}
+	if got := assign(a, serviceNamed("first")); got.Err != nil {
+		t.Errorf("the Service that had it: %v, want that it gets it back", got.Err)
+	}
+}
+
+// Who waits for an address until it has rested is told otherwise once its owner has it again.
+func TestRegainedIsToldToThoseThatWait(t *testing.T) {
+	a, queue := newAllocations(t, time.Minute)
+	assign(a, serviceNamed("first"))
+	a.Release("shop/first")
+	pin := netip.MustParseAddr(one)
+	asked := &service.Request{Request: ipam.Request{
+		Families: []ipam.Family{ipam.IPv4}, Pools: []string{"one"}, Pinned: []netip.Addr{pin},
+	}}
+	a.SetPins("shop/second", asked.Pinned)
+	again := func() Outcome { return a.Assign("shop/second", serviceNamed("second"), asked, nil, record.Record{}) }
+	var rests *ipam.RestingError
+	if got := again(); !errors.As(got.Err, &rests) {
+		t.Fatalf("%+v, want a RestingError", got)
+	}
+	queue.services = nil
+	assign(a, serviceNamed("first"))
+	var taken *ipam.TakenError
+	if got := again(); !slices.Equal(queue.services, []string{"shop/second"}) || !errors.As(got.Err, &taken) {
+		t.Errorf("requeued %q, and told %v; want that it is told who has the address", queue.services, got.Err)
+	}
+}
+
 // rulesOfOne returns the rules for reservations of the only pool.
 func rulesOfOne(t *testing.T) Rules {
 	t.Helper()
@@ -286,8 +327,8 @@ func waking(rest time.Duration, pools map[string]string) (*Allocations, *waker) 
 	return a, queue
 }
 
-// While many addresses of a pool are freed, those that wait for any of it are requeued now and
-// then, in turn, and those that wait for another pool are not.
+// While many addresses of a pool are freed, many that wait for any of it are requeued now and then,
+// in turn, and those that wait for another pool are not. A few are requeued each time.
 func TestFreeRequeuesNowAndThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, queue := waking(0, map[string]string{"a": "192.0.2.1-192.0.2.1", "b": "198.51.100.0-198.51.100.99"})
@@ -299,26 +340,42 @@ func TestFreeRequeuesNowAndThen(t *testing.T) {
 		for i := range 100 {
 			ask(fmt.Sprint("b", i), "b")
 		}
-		ask("waits for b", "b")
 		for i := range 20 {
 			ask(fmt.Sprint("waits ", i), "a")
+			ask(fmt.Sprint("waits for b ", i), "b")
 		}
 		ask("waits 0", "a") // it looks again, and waits as long as before
 		got := map[string]int{}
-		for i := range 100 {
-			a.Release(fmt.Sprint("shop/b", i))
-			<-time.After(50 * time.Millisecond)
-			for _, key := range queue.taken() {
-				got[key]++
+		free := func(from, to int) {
+			for i := from; i < to; i++ {
+				a.Release(fmt.Sprint("shop/b", i))
+				<-time.After(50 * time.Millisecond)
+				for _, key := range queue.taken() {
+					got[key]++
+				}
 			}
 		}
-		if n := got["shop/waits for b"]; n < 10 || n > 18 || len(got) > 1 {
-			t.Errorf("requeued how often in 5 s: %v, want the one that waits for the pool 10 to 18 times", got)
+		free(0, 60)
+		for i := range 20 {
+			if n := got[fmt.Sprint("shop/waits for b ", i)]; n < 6 || n > 11 || len(got) != 20 {
+				t.Errorf("requeued how often in 3 s: %v, want those that wait for the pool 6 to 11 times", got)
+				break
+			}
+		}
+		for i := 1; i < 20; i++ {
+			a.Release(fmt.Sprint("shop/waits for b ", i))
+		}
+		<-time.After(300 * time.Millisecond)
+		queue.taken()
+		clear(got)
+		free(60, 100)
+		if n := got["shop/waits for b 0"]; n != 40 || len(got) != 1 {
+			t.Errorf("requeued %v, want the only one that waits for the pool each time that something was freed", got)
 		}
 		a.Release("shop/a")
 		<-time.After(300 * time.Millisecond)
 		synctest.Wait()
-		all := slices.DeleteFunc(queue.taken(), func(key string) bool { return key == "shop/waits for b" })
+		all := slices.DeleteFunc(queue.taken(), func(key string) bool { return key == "shop/waits for b 0" })
 		if len(all) != 20 || all[0] != "shop/waits 0" || all[1] != "shop/waits 1" || all[19] != "shop/waits 19" {
 			t.Errorf("requeued %q, want all that wait for the pool, in turn", all)
 		}

@@ -25,7 +25,11 @@ func (a *Allocations) RestoreResting(pools []*v1alpha1.LoadBalancerPool, now tim
 	for _, pool := range pools {
 		for _, r := range pool.Status.Resting {
 			address, err := netip.ParseAddr(r.Address)
-			if err != nil || !r.UntilTime.After(now) {
+			if err != nil {
+				continue
+			}
+			had[address] = r.Service
+			if !r.UntilTime.After(now) {
 				continue
 			}
 			until := r.UntilTime.Time
@@ -33,7 +37,6 @@ func (a *Allocations) RestoreResting(pools []*v1alpha1.LoadBalancerPool, now tim
 				until = longest
 			}
 			a.allocator.Rest(address, r.Service, until)
-			had[address] = r.Service
 		}
 		for _, address := range recentOf(pool) {
 			a.allocator.Rest(address, had[address], longest)

@@ -130,6 +130,9 @@ func (a *Allocations) assign(
 	if o.Renewed {
 		a.retryWaiting(before...)
 	}
+	if o.Regained { // others were told until when it rests
+		a.retryWaiting(o.Addresses...)
+	}
 	if o.Changed = !slices.Equal(before, a.allocator.Holdings(key)); o.Changed {
 		a.config.Queue.UsageChanged()
 	}
@@ -230,7 +233,7 @@ func (a *Allocations) Surrender(key string) {
 
 // forget forgets everything about a Service but its addresses. The mutex is held.
 func (a *Allocations) forget(key string) {
-	delete(a.waiting, key)
+	a.await(key, false, nil)
 	delete(a.outside, key)
 	delete(a.given, key)
 }
