@@ -31,6 +31,9 @@ const (
 	// thousand of them are not probed every second.
 	peerRest     = time.Second
 	peerRestEach = 10 * time.Millisecond
+	// peerPatience is how long a peer may have an address before that is reported: a node that is
+	// short of time says late that it let go, and may do so for thousands of addresses.
+	peerPatience = 2 * time.Second
 
 	// maxNext is how many addresses are probed before they are wanted.
 	maxNext = 64
@@ -273,13 +276,20 @@ func (s *segment) applyVerdict(now time.Time, p *neighbor.Probe) {
 	}
 }
 
-// rejectAddress reports that another host has an address that was probed, and probes again later.
+// rejectAddress reports that another host has an address that was probed, of a peer only if it
+// lasts, and probes again later.
 func (s *segment) rejectAddress(now time.Time, p *neighbor.Probe, seen neighbor.Sighting) {
-	s.reportConflict(now, seen)
 	p.Contests = 0
-	rest := conflictRest
+	rest, lasts := conflictRest, true
 	if s.machine.PeerByMAC(seen.MAC) != "" {
 		rest = min(peerRest+time.Duration(s.prober.Resting())*peerRestEach, conflictRest)
+		if p.Refused.IsZero() {
+			p.Refused = now
+		}
+		lasts = now.Sub(p.Refused) >= peerPatience
+	}
+	if lasts {
+		s.reportConflict(now, seen)
 	}
 	s.prober.Rest(now, p, rest)
 }

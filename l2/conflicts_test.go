@@ -329,6 +329,31 @@ func TestConflictWithPeerKernelEnds(t *testing.T) {
 	})
 }
 
+// A node that is short of time answers a little longer than its peers think. When a speaker with
+// thousands of addresses was replaced, that was a conflict of 128 Services.
+func TestNoConflictWithPeerThatLetsGo(t *testing.T) {
+	for _, lasts := range []time.Duration{time.Second, 4 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			e := &ether{}
+			var gone atomic.Bool
+			e.host(net.HardwareAddr{2, 0, 0, 0, 0, 2}, func(a netip.Addr) bool { return !gone.Load() && a.String() == svc })
+			a, b := e.node(t, "a", 1), e.node(t, "b", 2)
+			for _, n := range []*fakeNode{a, b} {
+				n.Sync(svc4, by("a"))
+			}
+			pass(lasts)
+			gone.Store(true)
+			pass(1500 * time.Millisecond)
+			var want []string
+			if lasts > peerPatience {
+				want = []string{fmt.Sprintf("%s %s %q", svc, b.mac, "b")}
+			}
+			expectEqual(t, fmt.Sprintf("conflicts after %v", lasts), a.conflicts(), want)
+			expectEqual(t, "answered in the end by", e.whoHas(t, svc), []string{a.mac})
+		})
+	}
+}
+
 // In kube-proxy's ipvs mode all nodes' kernels have all addresses of Services.
 func TestConfigHarmless(t *testing.T) {
 	for _, harmless := range []bool{true, false} {
@@ -340,7 +365,7 @@ func TestConfigHarmless(t *testing.T) {
 			for _, n := range []*fakeNode{a, b} {
 				n.Sync(svc4, by("a"))
 			}
-			pass(3 * time.Second)
+			pass(4 * time.Second)
 			var want []string
 			if !harmless {
 				want = []string{fmt.Sprintf("%s %s %q", svc, b.mac, "b")}
@@ -419,7 +444,7 @@ func TestNoConflictWithMirroredNode(t *testing.T) {
 			},
 		)
 		a.Sync(svc4, by("a"))
-		pass(2 * time.Second)
+		pass(4 * time.Second)
 		expectEqual(t, "conflicts", a.conflicts(), []string{fmt.Sprintf("%s %s %q", svc, kernel.mac, "b")})
 	})
 }

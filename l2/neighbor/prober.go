@@ -45,6 +45,7 @@ type Probe struct {
 	resting  bool
 	Heard    []Sighting // in this attempt, one for each MAC and use
 	Contests int        // consecutive attempts that ended because another host probed too
+	Refused  time.Time  // when the first attempt ended because a peer had it
 }
 
 // maxHeard is how many sightings are kept of one attempt. One is enough for a conflict.
