@@ -238,12 +238,19 @@ func (d *Driver) Confirm(at time.Time) {
 	d.contact = d.contact.Confirm(now, now.Add(-time.Since(at)), d.config.times())
 }
 
-// Recall says that what is desired here was up to date at that time, in a process before this one.
-// It comes before the first Confirm.
-func (d *Driver) Recall(at time.Time) {
+// Past returns what the next process is to know of when Confirm was called, and with what.
+func (d *Driver) Past() Past {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.contact = election.Recalled(d.system.now().Add(-time.Since(at)))
+	return d.contact.Past(d.system.now())
+}
+
+// Recall takes what the process before this one knew so long ago. It comes before the first
+// Confirm.
+func (d *Driver) Recall(past Past, ago time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.contact = past.Contact(d.system.now().Add(-ago))
 }
 
 // SetState sets the state that this node tells the others. Leaving and Restarting hand over what it

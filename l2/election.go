@@ -9,6 +9,8 @@ type (
 	// Claim is a node's word that it owns an address on a segment, as it is mirrored outside of the
 	// segment.
 	Claim = election.Claim
+	// Past is what a process tells its next one of its contact with the API.
+	Past = election.Past
 	// Keys sign hellos.
 	Keys = election.Keys
 	// Peer is another node that is alive on a segment.
@@ -35,6 +37,7 @@ const MaxPeers = election.MaxPeers
 
 // The causes that users of this package compare with. All of them are in package election.
 const (
+	HandedOver = election.HandedOver
 	Joined     = election.Joined
 	PeerSilent = election.PeerSilent
 )

@@ -242,12 +242,13 @@ func (s *segment) next() time.Time {
 // others. One that is so late that its peers count it as dead stops answering first: its addresses
 // may be somebody else's by now.
 func (s *segment) tick(now time.Time) {
-	if lateness := s.machine.BeginTick(now); lateness > election.OnTime && s.wire != nil {
-		if lateness == election.TooLate {
-			s.table.Watchdog.Stop()
-			s.counts.overslept.Inc()
-			s.doubtNext(now)
-		}
+	lateness := s.machine.BeginTick(now)
+	if lateness == election.TooLate && s.wire != nil {
+		s.table.Watchdog.Stop()
+		s.counts.overslept.Inc()
+		s.doubtNext(now)
+	}
+	if lateness > election.OnTime || s.machine.DecisionDue(now) { // it may claim
 		s.drain(now)
 	}
 	s.machine.Tick(now)

@@ -291,7 +291,7 @@ func (m *Machine) relinquish(c *addressState, owner string, cause Cause) {
 	c.owned, c.mine, c.offeredSince, c.disputed = false, claim{}, time.Time{}, ""
 	m.owned--
 	m.publish(c)
-	m.out.Claims = append(m.out.Claims, Claim{Address: c.addr})
+	m.out.Claims = append(m.out.Claims, Claim{Address: c.addr, Cause: cause})
 	m.out.Actions = append(m.out.Actions, Action{
 		Kind:    ActionStop,
 		Address: c.addr,

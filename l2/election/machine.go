@@ -274,13 +274,18 @@ func (m *Machine) Confirm(now time.Time, c Contact) {
 // node may do.
 func (m *Machine) updateAge(now time.Time) {
 	f := &m.freshness
-	if f.contact.IsZero() {
-		return
+	if f.began.IsZero() {
+		f.began = now
 	}
 	before := f.age
-	f.age = max(0, now.Sub(f.contact.at))
-	if m.mayBeFirst(now) {
-		f.age = max(f.age, f.undecided())
+	switch {
+	case !f.contact.IsZero():
+		f.age = max(0, now.Sub(f.contact.at))
+		if m.mayBeFirst(now) {
+			f.age = max(f.age, f.undecided())
+		}
+	case f.StaleAfter > 0: // it may never hear from the API
+		f.age = max(f.undecided(), now.Sub(f.began))
 	}
 	if f.isFresh(before) != f.isFresh(f.age) || f.isStale(before) != f.isStale(f.age) {
 		m.evaluateAll(now, PeerStale)
@@ -289,13 +294,16 @@ func (m *Machine) updateAge(now time.Time) {
 
 // mayBeFirst reports whether this node is back, or there, for so short a time that stale peers may
 // only need longer to hear from the API. A peer that was confirmed since, and is stale again, would
-// not. A node that has just started may not have heard of those peers yet.
+// not. A node that has just started, or hears nobody, may not have heard of those peers yet.
 func (m *Machine) mayBeFirst(now time.Time) bool {
 	f := &m.freshness
 	since := now.Sub(f.contact.returned)
-	return f.contact.isNew() && since < f.StaleAfter || since < f.grace() && m.peers.anyAlive(func(p *peer) bool {
+	if f.contact.isNew() && since < f.StaleAfter {
+		return true
+	}
+	return since < f.grace() && (m.peers.countAlive() == 0 || m.peers.anyAlive(func(p *peer) bool {
 		return f.mayLag(now, p.age)
-	})
+	}))
 }
 
 // Outdated returns a peer that is alive and knows better than this node what is desired; "": none.

@@ -1072,10 +1072,60 @@ func TestContact(t *testing.T) {
 		spell(s, s+12)
 	}
 	is("after many of them", 700, 692)
-	c = Recalled(at(0))
-	spell(3, 90)
-	c = c.Confirm(at(100), at(100), times)
-	is("after a process before this one", 100, 90)
+	for s := 800; s <= 1500; s += 10 {
+		spell(s, s)
+	}
+	is("after very many that ended at once", 1500, 1270)
+	before := c
+	if c = c.Past(at(1501)).Contact(at(1501)); c != before {
+		t.Errorf("the next process knows %v, want %v", c, before)
+	}
+	if never := (Contact{}).Past(at(1501)).Contact(at(1501)); !never.IsZero() {
+		t.Errorf("the next process of one that had no contact knows %v", never)
+	}
+}
+
+// A process that begins soon after the API came back knows that it did, as the one before it.
+func TestMachineCrashesAfterAPIReturns(t *testing.T) {
+	for _, back := range []time.Duration{simConfirm + simInterval, simFresh + simConfirm} {
+		w := together(t, 6, 60, nil)
+		run := func(d time.Duration) {
+			t.Helper()
+			if err := w.run(d, func() error {
+				for _, n := range w.nodes {
+					if n.m == nil {
+						continue
+					}
+					if fresher := n.m.Outdated(); fresher != "" {
+						return fmt.Errorf("at %s %s thinks that %s knows better", w.now, n.name, fresher)
+					}
+				}
+				return nil
+			}); err != nil {
+				t.Error(err)
+			}
+		}
+		for _, n := range w.nodes {
+			n.apiCut = true
+		}
+		run(2 * simStale)
+		first := w.nodes[0]
+		first.apiCut = false
+		run(back)
+		first.crash()
+		run(100 * time.Millisecond)
+		first.boot()
+		run(simListen)
+		before := w.moves
+		run(simGrace - back - simListen - time.Second)
+		for _, n := range w.nodes {
+			n.apiCut = false
+		}
+		run(2 * simGrace)
+		if w.moves != before {
+			t.Errorf("back for %s: %d moves", back, w.moves-before)
+		}
+	}
 }
 
 // A node that starts while others are stale takes nothing from them before they had their time: the
@@ -1100,7 +1150,7 @@ func TestMachineStartsAmongStaleNodes(t *testing.T) {
 	starts.crash()
 	run(calm)
 	owned := owner.m.owned
-	starts.apiCut, starts.confirmed = false, time.Time{}
+	starts.apiCut, starts.contact = false, Contact{}
 	starts.boot()
 	run(simListen + 500*time.Millisecond)
 	if n := owner.m.owned; n != owned || owner.m.Outdated() != "" {

@@ -85,8 +85,7 @@ type simNode struct {
 	capabilities Capabilities
 	needs        map[netip.Addr]Capabilities // as it sees the API
 	tenants      map[netip.Addr]int          // as it sees the API
-	confirmed    time.Time                   // when it last saw that it is up to date, on its clock
-	contact      Contact                     // what its process knows of that
+	contact      Contact                     // when it saw that it is up to date, on its clock
 	old          bool                        // its speaker is of a version without capabilities, until it is replaced
 
 	apiCut  bool
@@ -226,11 +225,8 @@ func (n *simNode) boot() {
 	n.w.log("%s boots", n.name)
 	n.connect()
 	now := n.local()
-	if n.confirmed.IsZero() {
-		n.confirmed = now.Add(-time.Hour)
-	}
 	if !n.w.older {
-		n.contact = Contact{}.Confirm(now, n.confirmed, simTimes)
+		n.contact = n.contact.Past(now).Contact(now) // as the process before kept it
 		n.m.Confirm(now, n.contact)
 		n.confirm(n.boots)
 	}
@@ -273,9 +269,9 @@ func (n *simNode) confirm(boot uint64) {
 		return
 	}
 	if !n.apiCut && !n.frozen {
-		n.confirmed = n.local()
-		n.contact = n.contact.Confirm(n.confirmed, n.confirmed, simTimes)
-		n.m.Confirm(n.confirmed, n.contact)
+		now := n.local()
+		n.contact = n.contact.Confirm(now, now, simTimes)
+		n.m.Confirm(now, n.contact)
 		n.applyOutputs()
 		n.sleep()
 	}

@@ -66,6 +66,7 @@ func (c Capabilities) Has(needed Capabilities) bool { return c&needed == needed 
 type freshness struct {
 	Times
 	contact Contact
+	began   time.Time     // when the age counted first
 	age     time.Duration // at the last tick, as this node says and counts it
 }
 
@@ -78,12 +79,37 @@ type Contact struct {
 	had      time.Duration // for how long it was fresh since, before returned
 }
 
-// Recalled returns the contact of a node whose desired state was up to date at that time in a
-// process before this one.
-func Recalled(at time.Time) Contact { return Contact{at: at, fresh: at} }
+// Past is a Contact as ages and a sum of times, for the next process. What is 0 is not known.
+type Past struct{ At, Fresh, Returned, Lost, Had time.Duration }
+
+// Past returns what the next process is to know.
+func (c Contact) Past(now time.Time) Past {
+	age := func(t time.Time) time.Duration {
+		if t.IsZero() {
+			return 0
+		}
+		return max(now.Sub(t), 1)
+	}
+	return Past{At: age(c.at), Fresh: age(c.fresh), Returned: age(c.returned), Lost: age(c.lost), Had: c.had}
+}
+
+// Contact returns the contact that the process before this one kept like that then.
+func (p Past) Contact(then time.Time) Contact {
+	at := func(age time.Duration) time.Time {
+		if age == 0 {
+			return time.Time{}
+		}
+		return then.Add(-age)
+	}
+	return Contact{at: at(p.At), fresh: at(p.Fresh), returned: at(p.Returned), lost: at(p.Lost), had: p.Had}
+}
 
 // isNew reports whether this node has just started, and has had contact for no longer than it has.
 func (c Contact) isNew() bool { return c.lost.IsZero() && !c.returned.IsZero() }
+
+// brief is what a contact with the API counts that ended at once. Without it nodes that have it
+// again and again, and never for longer, would wait for ever for one that is cut off.
+const brief = time.Second
 
 // Times are what ages of desired states mean.
 type Times struct {
@@ -100,8 +126,8 @@ type Times struct {
 // have had it yet: when it was lost counts from before.
 func (c Contact) Confirm(now, at time.Time, t Times) Contact {
 	if now.Sub(c.at) > t.FreshWithin {
-		if c.fresh.After(c.returned) {
-			c.had += c.fresh.Sub(c.returned)
+		if !c.fresh.IsZero() {
+			c.had += max(c.fresh.Sub(c.returned), brief)
 		}
 		if c.had >= t.Grace {
 			c.lost, c.had = c.fresh, 0

@@ -80,6 +80,7 @@ func (s *orders) apply(o *order) {
 // the API says at the moment.
 type kept struct {
 	orders
+	Contact l2.Past
 	Terms   []terms
 	Desired map[netip.Addr]wish
 }
@@ -100,7 +101,7 @@ func (h *Heart) writeState() (written bool, err error) {
 		h.mu.Unlock()
 		return false, nil // the speaker has not said everything yet
 	}
-	k := kept{orders: h.orders, Desired: map[netip.Addr]wish{}}
+	k := kept{orders: h.orders, Contact: h.driver.Past(), Desired: map[netip.Addr]wish{}}
 	set := newTermSet()
 	for a, d := range h.orders.desired {
 		k.Desired[a] = set.wish(d)
@@ -134,13 +135,9 @@ func (h *Heart) recall() {
 		Keys: &k.Keys, Capabilities: &k.Capabilities, Nodes: k.Nodes,
 		Terms: k.Terms, Desired: k.Desired,
 	}
-	if k.Confirmed > 0 {
-		age := keptfile.SinceBoot() - k.Confirmed
-		o.Confirmed = &age
-		h.driver.Recall(time.Now().Add(-age))
-	}
+	h.driver.Recall(k.Contact, age)
 	h.apply(&o)
-	h.orders.State, h.orders.Paths = k.State, k.Paths
+	h.orders.State, h.orders.Paths, h.orders.Confirmed = k.State, k.Paths, k.Confirmed
 	h.engine.Sync(k.Paths)
 	h.driver.SetState(k.State)
 	h.run()
