@@ -59,6 +59,9 @@ const (
 	// orphanAfter is how long an object that names this node may wait for its claim once layer 2 has
 	// said what it claims: one that began a moment ago listens first.
 	orphanAfter = 10 * time.Second
+	// handedOverAfter is how long an object that names this node may wait for the claim of the node
+	// that has the address by now: one write of that node's, instead of three by both.
+	handedOverAfter = time.Second
 )
 
 // Mirror writes the claims of one node, and passes on those of others. Its methods may be called

@@ -422,6 +422,14 @@ func TestMirror_orphan(t *testing.T) {
 		expect("a moment after it said what it claims")
 		<-time.After(time.Second)
 		expect("later", nameOf(netip.MustParseAddr("192.0.2.2"), "192.0.2.0/24"))
+
+		c := claim("192.0.2.1")
+		c.Node, c.Cause = "", l2.HandedOver
+		m.Claimed(c)
+		<-time.After(handedOverAfter - time.Millisecond)
+		expect("a moment after another node got it")
+		<-time.After(2 * time.Millisecond)
+		expect("which wrote no claim", nameOf(c.Address, c.Segment))
 		m.queue.ShutDown()
 		working.Wait()
 	})

@@ -14,6 +14,7 @@ import (
 
 	"github.com/berth-lb/berth/config/v1alpha1"
 	"github.com/berth-lb/berth/internal/liveness"
+	"github.com/berth-lb/berth/l2"
 )
 
 // work writes what is in the queue until it is shut down.
@@ -45,10 +46,8 @@ func (m *Mirror) reconcile(ctx context.Context, name string) error {
 	have, claimed := m.latest(name)
 	found := m.cached(name)
 	do := decide(m.Node, have, claimed, found)
-	if do == remove && !claimed {
-		// This process may not know yet what layer 2 claims, and answers for. A layer 2 that was
-		// restarted may be about to claim again what it had.
-		if wait := orphanAfter - whole; wait > 0 {
+	if do == remove {
+		if wait := patience(have, claimed, whole); wait > 0 {
 			m.queue.AddAfter(name, wait)
 			return nil
 		}
@@ -71,6 +70,20 @@ func (m *Mirror) reconcile(ctx context.Context, name string) error {
 		m.acted(name, have)
 	}
 	return err
+}
+
+// patience returns for how long an object that names this node, and is not its any longer, is left
+// as it is. whole is for how long the claims have been whole.
+func patience(have entry, claimed bool, whole time.Duration) time.Duration {
+	switch {
+	case !claimed:
+		// This process may not know yet what layer 2 claims, and answers for. A layer 2 that was
+		// restarted may be about to claim again what it had.
+		return orphanAfter - whole
+	case have.claim.Cause == l2.HandedOver:
+		return handedOverAfter - time.Since(have.since)
+	}
+	return 0
 }
 
 // errPaced means that a write waits for its turn.
