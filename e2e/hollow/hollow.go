@@ -314,6 +314,11 @@ func (r *run) restart(ctx context.Context, add adder) error {
 		return err
 	}
 	add("start_bytes", own, "B")
+	memory, err := resident(n.speaker)
+	if err != nil {
+		return err
+	}
+	add("restart_memory_speaker", memory, "MiB") // of one that began with all that there is
 	add("restart_speaker_writes", more.writes("speakers", "status"), "writes")
 	add("restart_l2owner_writes", more.writes("l2owners", ""), "writes")
 	add("restart_service_writes", more.writes("services", "status"), "writes")

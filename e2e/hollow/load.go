@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -191,7 +192,8 @@ func (c *cluster) owners(ctx context.Context) (map[string]int, error) {
 	return found, nil
 }
 
-// rebalance spreads the addresses over all nodes: those that came later own none.
+// rebalance spreads the addresses over all nodes: those that came later own none. It returns when
+// addresses move no longer.
 func (c *cluster) rebalance(ctx context.Context) error {
 	if err := c.kubectl(
 		ctx, "", "annotate", "segmentannouncements.berth.dev", "rack", "--overwrite",
@@ -199,15 +201,21 @@ func (c *cluster) rebalance(ctx context.Context) error {
 	); err != nil {
 		return err
 	}
+	var before map[string]int
 	return c.eventually(ctx, func(ctx context.Context) error {
 		found, err := c.owners(ctx)
 		if err != nil {
 			return err
 		}
+		same := maps.Equal(before, found)
+		before = found
 		for _, n := range c.nodes {
 			if found[n.name] == 0 {
 				return pause(ctx, fmt.Errorf("node %s owns no address", n.name))
 			}
+		}
+		if !same {
+			return errors.Join(wait(ctx, 5*time.Second), errors.New("addresses move still"))
 		}
 		return nil
 	})

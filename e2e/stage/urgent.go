@@ -4,6 +4,7 @@ package stage
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,21 +52,27 @@ func CPUGroup(pid int) (string, error) {
 }
 
 // AllowRealtime lets the group of a process, and those above it, have processes in the real-time
-// class. Most hosts of cgroup v2 have no such bound; with it, containers are made without.
+// class. Most hosts of cgroup v2 have no such bound; with it, containers are made without. Each of
+// three nodes has 30 % of each processor then, in short turns: the kernel's usual period is a
+// second, and a process that had its share is held up until the next one begins.
 func AllowRealtime(pid int) error {
-	const bound = "cpu.rt_runtime_us"
+	const period, share = "50000", "15000" // us
 	group, err := CPUGroup(pid)
 	if err != nil {
 		return err
 	}
-	_, err = os.Stat(filepath.Join(group, bound))
+	_, err = os.Stat(filepath.Join(group, "cpu.rt_runtime_us"))
 	if errors.Is(err, fs.ErrNotExist) || group == cpuHierarchy {
 		return nil
 	}
 	below := strings.Split(strings.TrimPrefix(group, cpuHierarchy+"/"), "/")
 	for i := range below {
-		file := filepath.Join(cpuHierarchy, filepath.Join(below[:i+1]...), bound)
-		if err := os.WriteFile(file, []byte("200000"), 0o600); err != nil {
+		folder := filepath.Join(cpuHierarchy, filepath.Join(below[:i+1]...))
+		err := cmp.Or(
+			os.WriteFile(filepath.Join(folder, "cpu.rt_period_us"), []byte(period), 0o600),
+			os.WriteFile(filepath.Join(folder, "cpu.rt_runtime_us"), []byte(share), 0o600),
+		)
+		if err != nil {
 			return fmt.Errorf("share of the real-time class: %w", err)
 		}
 	}
