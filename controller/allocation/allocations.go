@@ -221,8 +221,11 @@ func (a *Allocations) await(key string, waits bool, pools []string) {
 	}
 }
 
-// anywhere stands for all pools.
-const anywhere = "*"
+// anywhere stands for all pools, and nowhere for none: only those that any pool may help.
+const (
+	anywhere = "*"
+	nowhere  = ""
+)
 
 // few are requeued at once, whenever it was done before: else new Services, which need not wait for
 // that, would get each address that is freed.
@@ -238,6 +241,14 @@ func (a *Allocations) retryWaiting(freed ...netip.Addr) {
 	if len(freed) == 0 {
 		a.freed[anywhere] = true
 	}
+	a.requeueWaiting()
+}
+
+// retryNaming is retryWaiting for addresses that rest first, so that they help no Service that takes
+// any of their pool. The mutex is held.
+func (a *Allocations) retryNaming() {
+	a.generation++
+	a.freed[nowhere] = true
 	a.requeueWaiting()
 }
 

@@ -174,8 +174,8 @@ func (a *Allocations) outsidePools(addresses []netip.Addr) []netip.Addr {
 	return outside
 }
 
-// Free frees addresses of a Service. They may rest first. Waiting Services are requeued even so,
-// since one that shared an address with this Service may now share it on other terms.
+// Free frees addresses of a Service. They may rest first. Services that wait for an address by
+// name, or share, are requeued even so: they are told something else now, or share on other terms.
 func (a *Allocations) Free(key string, addresses []netip.Addr) {
 	if a.free(key, addresses) {
 		a.config.Logger.Info("freed addresses", "service", key, "addresses", addresses)
@@ -193,11 +193,13 @@ func (a *Allocations) free(key string, addresses []netip.Addr) bool {
 	if !a.allocator.Free(key, addresses, until) {
 		return false
 	}
-	a.retryWaiting(addresses...)
-	a.config.Queue.UsageChanged()
 	if a.config.Rest > 0 {
+		a.retryNaming()
 		a.config.Queue.WakeAfter(until.Sub(now))
+	} else {
+		a.retryWaiting(addresses...)
 	}
+	a.config.Queue.UsageChanged()
 	return true
 }
 
