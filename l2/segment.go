@@ -242,15 +242,12 @@ func (s *segment) next() time.Time {
 // others. One that is so late that its peers count it as dead stops answering first: its addresses
 // may be somebody else's by now.
 func (s *segment) tick(now time.Time) {
-	lateness := s.machine.BeginTick(now)
-	if lateness == election.TooLate && s.wire != nil {
+	if s.machine.BeginTick(now) == election.TooLate && s.wire != nil {
 		s.table.Watchdog.Stop()
 		s.counts.overslept.Inc()
 		s.doubtNext(now)
 	}
-	if lateness > election.OnTime || s.machine.DecisionDue(now) { // it may claim
-		s.drain(now)
-	}
+	s.drain(now) // it may claim
 	s.machine.Tick(now)
 	s.publish(now)
 }

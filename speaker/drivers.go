@@ -124,6 +124,7 @@ type claimMirror interface {
 	Show(address netip.Addr, services, announcements []string)
 	Run(ctx context.Context) error
 
+	Depart()
 	Reconsider(node string)
 	Refresh()
 	Synced() bool

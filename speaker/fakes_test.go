@@ -234,6 +234,7 @@ func (f *fakeUnserved) Remove() error                 { return nil }
 type fakeMirror struct{ shown map[netip.Addr][]string } // Services by address
 
 func (f *fakeMirror) Refresh() {}
+func (f *fakeMirror) Depart()  {}
 
 func (f *fakeMirror) Show(address netip.Addr, services, announcements []string) {
 	if len(announcements) == 0 {

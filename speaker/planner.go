@@ -828,6 +828,9 @@ func (p *planner) become(state v1alpha1.SpeakerState, reason string, unfit bool)
 		p.announceState(state)
 	}
 	p.mu.Unlock()
+	if state == v1alpha1.SpeakerLeaving {
+		p.mirror.Depart()
+	}
 	if changed {
 		p.Logger.Info("speaker state changed", "state", state, "reason", reason)
 	}

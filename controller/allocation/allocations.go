@@ -244,8 +244,8 @@ func (a *Allocations) retryWaiting(freed ...netip.Addr) {
 	a.requeueWaiting()
 }
 
-// retryNaming is retryWaiting for addresses that rest first, so that they help no Service that takes
-// any of their pool. The mutex is held.
+// retryNaming is retryWaiting for addresses that begin or end to rest without being free, so that
+// they help no Service that takes any of their pool. The mutex is held.
 func (a *Allocations) retryNaming() {
 	a.generation++
 	a.freed[nowhere] = true

@@ -131,7 +131,7 @@ func (a *Allocations) assign(
 		a.retryWaiting(before...)
 	}
 	if o.Regained { // others were told until when it rests
-		a.retryWaiting(o.Addresses...)
+		a.retryNaming()
 	}
 	if o.Changed = !slices.Equal(before, a.allocator.Holdings(key)); o.Changed {
 		a.config.Queue.UsageChanged()

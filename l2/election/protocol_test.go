@@ -1066,6 +1066,9 @@ func TestContact(t *testing.T) {
 	c = c.Confirm(at(331), at(323), times)
 	is("vouched for", 331, 300)
 	spell(400, 403)
+	for s := 412; s < 480; s++ {
+		c = c.Confirm(at(s), at(s-8), times)
+	}
 	spell(500, 500)
 	is("after moments of contact", 500, 300)
 	for s := 600; s <= 700; s += 20 {
@@ -1087,7 +1090,7 @@ func TestContact(t *testing.T) {
 
 // A process that begins soon after the API came back knows that it did, as the one before it.
 func TestMachineCrashesAfterAPIReturns(t *testing.T) {
-	for _, back := range []time.Duration{simConfirm + simInterval, simFresh + simConfirm} {
+	for _, back := range []time.Duration{simConfirm + simInterval, simFresh + simConfirm/2} {
 		w := together(t, 6, 60, nil)
 		run := func(d time.Duration) {
 			t.Helper()
@@ -1112,12 +1115,16 @@ func TestMachineCrashesAfterAPIReturns(t *testing.T) {
 		first := w.nodes[0]
 		first.apiCut = false
 		run(back)
+		knew := first.contact
 		first.crash()
 		run(100 * time.Millisecond)
 		first.boot()
+		if first.contact.lost != knew.lost || first.contact.had != knew.had || first.contact.lost.IsZero() {
+			t.Errorf("its next process knows %+v, and it knew %+v", first.contact, knew)
+		}
 		run(simListen)
 		before := w.moves
-		run(simGrace - back - simListen - time.Second)
+		run(simGrace - back - simListen - simConfirm)
 		for _, n := range w.nodes {
 			n.apiCut = false
 		}

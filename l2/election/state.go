@@ -126,7 +126,7 @@ type Times struct {
 // have had it yet: when it was lost counts from before.
 func (c Contact) Confirm(now, at time.Time, t Times) Contact {
 	if now.Sub(c.at) > t.FreshWithin {
-		if !c.fresh.IsZero() {
+		if !c.fresh.IsZero() && c.fresh.Equal(c.at) { // what was vouched for since is none
 			c.had += max(c.fresh.Sub(c.returned), brief)
 		}
 		if c.had >= t.Grace {

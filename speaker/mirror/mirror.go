@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -72,6 +73,7 @@ type Mirror struct {
 	informer cache.SharedIndexInformer
 	pace     *rate.Limiter
 	paces    map[string]*rate.Limiter // by name of the L2Owner; of the goroutine that writes
+	departs  atomic.Bool              // it ends soon, and no other process follows on this node
 
 	passing sync.Mutex // held while a claim is read and passed on; the listener does not wait
 }
@@ -153,6 +155,10 @@ func (m *Mirror) hear(owner *v1alpha1.L2Owner) {
 	}
 	m.To.Mirrored(claim)
 }
+
+// Depart says that this process ends soon, and that none follows on this node: what names the node
+// is not left to others.
+func (m *Mirror) Depart() { m.departs.Store(true) }
 
 // Reconsider passes the claims of a Node on again, whose readiness changed.
 func (m *Mirror) Reconsider(node string) {

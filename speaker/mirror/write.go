@@ -47,7 +47,7 @@ func (m *Mirror) reconcile(ctx context.Context, name string) error {
 	found := m.cached(name)
 	do := decide(m.Node, have, claimed, found)
 	if do == remove {
-		if wait := patience(have, claimed, whole); wait > 0 {
+		if wait := m.patience(have, claimed, whole); wait > 0 {
 			m.queue.AddAfter(name, wait)
 			return nil
 		}
@@ -74,13 +74,13 @@ func (m *Mirror) reconcile(ctx context.Context, name string) error {
 
 // patience returns for how long an object that names this node, and is not its any longer, is left
 // as it is. whole is for how long the claims have been whole.
-func patience(have entry, claimed bool, whole time.Duration) time.Duration {
+func (m *Mirror) patience(have entry, claimed bool, whole time.Duration) time.Duration {
 	switch {
 	case !claimed:
 		// This process may not know yet what layer 2 claims, and answers for. A layer 2 that was
 		// restarted may be about to claim again what it had.
 		return orphanAfter - whole
-	case have.claim.Cause == l2.HandedOver:
+	case have.claim.Cause == l2.HandedOver && !m.departs.Load():
 		return handedOverAfter - time.Since(have.since)
 	}
 	return 0
