@@ -103,6 +103,7 @@ func (s *soaking) create(t *testing.T, shapes ...shape) []shaped {
 func (s *soaking) delete(t *testing.T, services []shaped) {
 	t.Helper()
 	for _, one := range services {
+		s.ledger.Gone(time.Now(), one.svc.Name)
 		s.remove(t, one.svc)
 	}
 }

@@ -27,17 +27,34 @@ type Ledger struct {
 	mu    sync.Mutex
 	has   map[string][]netip.Addr // guarded by mu; by Service
 	spans map[netip.Addr][]Span   // guarded by mu
+	gone  map[string]bool         // guarded by mu; Services that do not come again
 }
 
 // NewLedger returns an empty ledger.
 func NewLedger() *Ledger {
-	return &Ledger{has: map[string][]netip.Addr{}, spans: map[netip.Addr][]Span{}}
+	return &Ledger{has: map[string][]netip.Addr{}, spans: map[netip.Addr][]Span{}, gone: map[string]bool{}}
 }
 
 // Note notes that a Service has these addresses and no others, from a moment on.
 func (l *Ledger) Note(at time.Time, service string, addresses ...netip.Addr) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if !l.gone[service] {
+		l.note(at, service, addresses)
+	}
+}
+
+// Gone notes that a Service is deleted from a moment on, and does not come again. A watch may still
+// say otherwise: after an outage of the API server it can be half a minute behind.
+func (l *Ledger) Gone(at time.Time, service string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.note(at, service, nil)
+	l.gone[service] = true
+}
+
+// note is Note while mu is held.
+func (l *Ledger) note(at time.Time, service string, addresses []netip.Addr) {
 	for _, a := range l.has[service] {
 		if spans := l.spans[a]; !slices.Contains(addresses, a) && !l.hasOther(service, a) {
 			spans[len(spans)-1].To = at

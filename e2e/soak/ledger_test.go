@@ -26,7 +26,8 @@ func TestLedger(t *testing.T) {
 	l.Note(at(5), "shop/b")
 	l.Note(at(6), "shop/c", first4) // before it is known that a lost it
 	l.Note(at(7), "shop/a")
-	l.Note(at(8), "shop/c")
+	l.Gone(at(8), "shop/c")
+	l.Note(at(8.5), "shop/c", first4) // from a watch that is behind
 	l.Note(at(9), "shop/d", second)
 	for _, c := range []struct {
 		name     string
