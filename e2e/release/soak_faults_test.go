@@ -78,7 +78,7 @@ func clusterFaults() []fault {
 			},
 		},
 		{
-			Kind: soak.Kind{Name: "the controller manager is killed"},
+			Kind: soak.Kind{Name: "the controller manager is killed", NoSlices: true},
 			strike: func(ctx context.Context, f *field, _ string) (healing, error) {
 				const name = "kube-controller-manager"
 				return func(ctx context.Context) error { return f.Start(ctx, name) }, f.Kill(ctx, name)

@@ -20,6 +20,9 @@ type Kind struct {
 	Deaf bool
 	// Dark: nobody is heard for a while.
 	Dark bool
+	// NoSlices: new Services get no EndpointSlices for a while, so that those of policy Local have no
+	// candidate.
+	NoSlices bool
 	// NoAPI: nobody reaches the API server.
 	NoAPI bool
 	// ByAPI: it is caused and ended by the API.
@@ -262,7 +265,7 @@ func (r Round) Gap() time.Duration {
 	if len(r.Strikes) > 1 {
 		gap = GapOfTwo
 	}
-	if r.Has(func(k Kind) bool { return k.Dark }) {
+	if r.Has(func(k Kind) bool { return k.Dark || k.NoSlices }) {
 		gap += r.Lasts
 	}
 	return gap

@@ -192,6 +192,10 @@ func TestRound_Gap(t *testing.T) {
 	}{
 		{name: "one", round: strikes(cut), gap: 3 * time.Second, route: 15 * time.Second},
 		{name: "two", round: strikes(cut, router), gap: 15 * time.Second},
+		{
+			name: "no slices", round: strikes(Kind{Name: "none makes them", NoSlices: true}), gap: 5 * time.Second,
+			route: 15 * time.Second,
+		},
 		{name: "dark", round: strikes(dark), gap: 5 * time.Second, route: 17 * time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {
